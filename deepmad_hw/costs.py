@@ -1,0 +1,105 @@
+"""What a network costs before any device is asked: MACs, parameters, peak activation memory. Layer 2.
+
+One multiply-add is one MAC. The formulas take layers whose numbers are ints, floats or model expressions alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from deepmad_hw.architecture import Architecture
+from deepmad_hw.expand import expand, sections
+from deepmad_hw.families.base import LayerForm, Number
+from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node, out_pixels
+
+FLOAT32_BYTES = 4
+
+
+def layer_macs(layer: LayerForm | LayerSpec) -> Number:
+    """Return the multiply-adds of one layer: pixels * w * c_out, with w the inputs of one output value.
+
+    Args:
+        layer: a form or a spec; only convolutions and classifiers have any.
+    """
+    if layer.op not in ("conv", "linear"):
+        return 0
+    rows = out_pixels(layer.height, kernel=1, stride=layer.stride)
+    columns = out_pixels(layer.width, kernel=1, stride=layer.stride)
+    return rows * columns * layer_weights(layer)
+
+
+def layer_weights(layer: LayerForm | LayerSpec) -> Number:
+    """Return the weights of one layer, without norm and bias.
+
+    Args:
+        layer: a form or a spec.
+    """
+    if layer.op not in ("conv", "linear"):
+        return 0
+    return layer.group_width * layer.kernel * layer.kernel * layer.out_channels
+
+
+def layer_params(layer: LayerForm) -> Number:
+    """Return the trainable parameters of one layer: weights, two per batch-norm channel, bias.
+
+    Args:
+        layer: a form.
+    """
+    return layer_weights(layer) + (2 * layer.norm + layer.bias) * layer.out_channels
+
+
+def macs(network: Any) -> Number:
+    """Return the multiply-adds of a network at batch 1.
+
+    Args:
+        network: an `Architecture`, a `Graph`, or what `deepmad_hw.expand.sections` takes.
+    """
+    if isinstance(network, Graph):
+        return sum(layer_macs(node.spec) for node in network)
+    return sum(section.repeat * sum(layer_macs(layer) for layer in section.layers) for section in sections(network))
+
+
+def params(network: Any) -> Number:
+    """Return the trainable parameters of a network.
+
+    Args:
+        network: an `Architecture`, a `Graph`, or what `deepmad_hw.expand.sections` takes.
+    """
+    if isinstance(network, Graph):
+        return sum(_node_params(node) for node in network)
+    return sum(section.repeat * sum(layer_params(layer) for layer in section.layers) for section in sections(network))
+
+
+def _node_params(node: Node) -> int:
+    weights: int = layer_weights(node.spec)
+    return weights + (2 * node.norm + node.bias) * node.spec.out_channels
+
+
+def peak_memory_bytes(network: Architecture | Graph, *, bytes_per_value: int = FLOAT32_BYTES, batch: int = 1) -> int:
+    """Return the largest sum of activation tensors alive at once.
+
+    Layers run in the graph's order with batch norm and activation folded in; a residual is added in place
+    after its convolution; the image counts, and outputs stay alive to the end.
+
+    Args:
+        network: the network.
+        bytes_per_value: 4 for fp32, 2 for fp16, 1 for int8.
+        batch: images at once.
+    """
+    graph = expand(network) if isinstance(network, Architecture) else network
+    sizes = {IMAGE: graph.in_channels * graph.height * graph.width}
+    for node in graph:
+        sizes[node.name] = node.spec.out_channels * node.spec.out_height * node.spec.out_width
+    last_use = {name: position for position, node in enumerate(graph) for name in node.inputs}
+    last_use.update({name: len(graph.nodes) for name in graph.outputs})
+    alive, peak = {IMAGE}, 0
+    for position, node in enumerate(graph):
+        alive.add(node.name)
+        peak = max(peak, _sum(sizes, alive))
+        alive = {name for name in alive if last_use.get(name, -1) > position}
+    return peak * bytes_per_value * batch
+
+
+def _sum(sizes: dict[str, int], names: Iterable[str]) -> int:
+    return sum(sizes[name] for name in names)

@@ -1,0 +1,67 @@
+"""Every error the project raises on purpose: one base, one child per kind of trouble. Layer 0.
+
+Each child is also the standard-library error a caller would expect, so that ``except ValueError`` works.
+"""
+
+from __future__ import annotations
+
+
+class DeepmadError(Exception):
+    """One line a person can act on: what went wrong, where, and what to do about it.
+
+    Args:
+        what: the fault, in one sentence.
+        where: the place (``file:row:column``, an option, a record's field), if there is one.
+        hint: what to do about it, if something can be done.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(what, where, hint)
+
+    def __str__(self) -> str:
+        """Return ``where: what; hint`` on one line, leaving out what is missing."""
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{line}; {self.hint}" if self.hint else line
+
+
+class ConfigError(DeepmadError, ValueError):
+    """A run was asked for in words that make no sense (option, configuration, record)."""
+
+
+class InputFileError(DeepmadError, ValueError):
+    """A file given by the user cannot be used."""
+
+
+class NotCoveredError(DeepmadError, LookupError):
+    """A latency table says nothing about a layer, and nothing is not zero."""
+
+
+class InfeasibleError(DeepmadError, ValueError):
+    """No design of the space keeps every limit."""
+
+
+class SolverError(DeepmadError, RuntimeError):
+    """A solver returned no usable point."""
+
+
+class TooNoisyError(DeepmadError, RuntimeError):
+    """The machine is too noisy for a number that can be trusted."""
+
+
+class ForeignTableError(DeepmadError, ValueError):
+    """A latency table belongs to another device, or to this one in another state."""
+
+
+class MissingExtraError(DeepmadError, ImportError):
+    """An optional package is not installed."""
+
+
+class DeviceLostError(DeepmadError, RuntimeError):
+    """The measuring process or device went away and did not come back."""
+
+
+class StorageError(DeepmadError, OSError):
+    """A file could not be written, most often because the disk is full."""

@@ -1,0 +1,248 @@
+"""The one walk over a network: an architecture becomes sections of layers, and a graph of named nodes. Layer 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from deepmad_hw import families
+from deepmad_hw.architecture import Architecture
+from deepmad_hw.families.base import BLOCK_INPUT, BlockShape, Family, LayerForm, Number, conv
+from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node, out_pixels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A run of equal blocks: the unit in which costs and entropy are summed.
+
+    Args:
+        kind: ``stem``, ``first`` (a stage's first block), ``further`` (its other blocks), ``head`` or ``classifier``.
+        stage: stage number from 1, or 0 outside the stages.
+        layers: the layers of one block.
+        repeat: how many blocks.
+        in_channels: channels the section is given.
+        out_channels: channels it returns.
+        height: rows it is given.
+        width: columns it is given.
+        stride: of its first block.
+    """
+
+    kind: str
+    stage: int
+    layers: tuple[LayerForm, ...]
+    repeat: Number
+    in_channels: Number
+    out_channels: Number
+    height: int
+    width: int
+    stride: int
+
+
+def sections(network: Any) -> Iterator[Section]:
+    """Walk over a network from the image to the classifier.
+
+    Args:
+        network: an `Architecture`, or anything with its fields whose widths, kernels and depths may be
+            floats or model expressions.
+
+    Returns:
+        The sections in execution order. A stage gives two: its first block, and `depth - 1` further ones.
+
+    Raises:
+        ConfigError: unknown family or activation.
+    """
+    family = families.get(network.family)
+    activation = families.resolve_activation(family, network.activation)
+    channels, (height, width) = network.in_channels, network.resolution
+    for kind, part in (("stem", network.stem), *(("stage", s) for s in network.stages), ("head", network.head)):
+        if part is None:
+            continue
+        if kind != "stage":
+            layer = conv(
+                "",
+                BLOCK_INPUT,
+                channels=(channels, part.out),
+                pixels=(height, width),
+                kernel=part.kernel,
+                stride=part.stride,
+                activation=activation,
+            )
+            yield Section(
+                kind=kind,
+                stage=0,
+                layers=(layer,),
+                repeat=1,
+                in_channels=channels,
+                out_channels=part.out,
+                height=height,
+                width=width,
+                stride=part.stride,
+            )
+            stage = 0
+        else:
+            stage += 1
+            yield from _stage_sections(family, part, stage, channels, (height, width), activation)
+        channels = part.out
+        height = out_pixels(height, kernel=1, stride=part.stride)
+        width = out_pixels(width, kernel=1, stride=part.stride)
+    if network.classes:
+        yield _classifier(channels, height, width, network.classes)
+
+
+def _stage_sections(
+    family: Family, stage: Any, index: int, channels: Number, pixels: tuple[int, int], activation: str
+) -> Iterator[Section]:
+    height, width = pixels
+    for first in (True, False):
+        in_channels = channels if first else stage.out
+        stride = stage.stride if first else 1
+        shape = BlockShape(
+            in_channels=in_channels,
+            out_channels=stage.out,
+            bottleneck=stage.bottleneck,
+            kernel=stage.kernel,
+            stride=stride,
+            height=height,
+            width=width,
+            activation=activation,
+            first=first,
+            identity=stride == 1 and (not first or _equal_ints(in_channels, stage.out)),
+        )
+        yield Section(
+            kind="first" if first else "further",
+            stage=index,
+            layers=family.block(shape),
+            repeat=1 if first else stage.depth - 1,
+            in_channels=in_channels,
+            out_channels=stage.out,
+            height=height,
+            width=width,
+            stride=stride,
+        )
+        height = out_pixels(height, kernel=1, stride=stride)
+        width = out_pixels(width, kernel=1, stride=stride)
+
+
+def _equal_ints(one: Number, other: Number) -> bool:
+    # Model expressions answer == with an expression, so only whole numbers are compared.
+    return isinstance(one, int) and isinstance(other, int) and one == other
+
+
+def _classifier(channels: Number, height: int, width: int, classes: int) -> Section:
+    pool = LayerForm(
+        role="pool",
+        op="global_pool",
+        inputs=(BLOCK_INPUT,),
+        in_channels=channels,
+        out_channels=channels,
+        group_width=1,
+        height=height,
+        width=width,
+    )
+    linear = LayerForm(
+        role="classifier",
+        op="linear",
+        inputs=("pool",),
+        in_channels=channels,
+        out_channels=classes,
+        group_width=channels,
+        height=1,
+        width=1,
+        bias=True,
+    )
+    return Section(
+        kind="classifier",
+        stage=0,
+        layers=(pool, linear),
+        repeat=1,
+        in_channels=channels,
+        out_channels=classes,
+        height=height,
+        width=width,
+        stride=1,
+    )
+
+
+def spec_of(layer: LayerForm) -> LayerSpec:
+    """Return a layer whose numbers are whole as a table key.
+
+    Args:
+        layer: a layer of a section of an `Architecture`.
+    """
+    depthwise_or_pool = layer.group_width != layer.in_channels
+    return LayerSpec(
+        op=layer.op,
+        in_channels=layer.in_channels,
+        out_channels=layer.out_channels,
+        height=layer.height,
+        width=layer.width,
+        kernel=layer.kernel,
+        stride=layer.stride,
+        groups=layer.in_channels // layer.group_width if depthwise_or_pool and layer.op == "conv" else 1,
+        activation=layer.activation,
+        residual=layer.residual,
+    )
+
+
+def expand(architecture: Architecture, *, name: str = "network") -> Graph:
+    """Return the network as named nodes in execution order.
+
+    Args:
+        architecture: the network as numbers.
+        name: the graph's name.
+
+    Returns:
+        The graph. With a classifier its one output is the logits; without, every scale's features
+        (just before each stride-2 block after the stem, and at the end).
+
+    Raises:
+        ConfigError: unknown family or activation.
+    """
+    nodes: list[Node] = []
+    features: list[str] = []
+    last = IMAGE
+    for section in sections(architecture):
+        if section.kind == "first" and section.stride == 2:
+            features.append(last)
+        for index in range(section.repeat):
+            nodes += block_nodes(section.layers, prefix=_prefix(section, index), source=last)
+            last = nodes[-1].name
+    return Graph(
+        name=name,
+        in_channels=architecture.in_channels,
+        height=architecture.resolution[0],
+        width=architecture.resolution[1],
+        nodes=tuple(nodes),
+        outputs=(last,) if architecture.classes else (*features, last),
+    )
+
+
+def _prefix(section: Section, index: int) -> str:
+    if section.kind in ("first", "further"):
+        return f"stage{section.stage}.block{index + (1 if section.kind == 'first' else 2)}"
+    return section.kind if section.kind != "classifier" else ""
+
+
+def block_nodes(layers: tuple[LayerForm, ...], *, prefix: str, source: str) -> list[Node]:
+    """Return a block's layers as nodes.
+
+    Args:
+        layers: the block, in execution order.
+        prefix: put before every role, with a dot.
+        source: name of the node the block reads.
+    """
+
+    def full(role: str) -> str:
+        return source if role == BLOCK_INPUT else ".".join(part for part in (prefix, role) if part)
+
+    return [
+        Node(
+            name=full(layer.role),
+            spec=spec_of(layer),
+            inputs=tuple(full(role) for role in layer.inputs),
+            norm=layer.norm,
+            bias=layer.bias,
+        )
+        for layer in layers
+    ]

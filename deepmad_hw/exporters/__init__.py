@@ -1,0 +1,1 @@
+"""Networks as files: ONNX, PyTorch, engines. Layer 3."""

@@ -1,0 +1,63 @@
+"""Block families by name: what a block is made of. Layer 2.
+
+A new family is one file here and one line in `_FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.families.base import Family
+
+_FAMILIES = {
+    "bottleneck": "deepmad_hw.families.bottleneck:FAMILY",
+    "basic": "deepmad_hw.families.basic:FAMILY",
+    "mbconv": "deepmad_hw.families.mbconv:PLAIN",
+    "mbconv_se": "deepmad_hw.families.mbconv:SQUEEZE_EXCITE",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all families."""
+    return tuple(_FAMILIES)
+
+
+def get(name: str) -> Family:
+    """Return the family called `name`.
+
+    Args:
+        name: one of `names()`.
+
+    Raises:
+        ConfigError: there is no such family.
+    """
+    if name not in _FAMILIES:
+        close = difflib.get_close_matches(name, _FAMILIES, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(_FAMILIES)}"
+        raise ConfigError(f"unknown block family {name!r}", where="family", hint=hint)
+    module, attribute = _FAMILIES[name].split(":")
+    family: Family = getattr(importlib.import_module(module), attribute)
+    return family
+
+
+def resolve_activation(family: Family, activation: str | None) -> str:
+    """Return the activation a network of `family` uses.
+
+    Args:
+        family: the block family.
+        activation: what was asked for; None takes the family's own.
+
+    Raises:
+        ConfigError: the family does not use that activation.
+    """
+    if activation is None:
+        return family.activations[0]
+    if activation not in family.activations:
+        raise ConfigError(
+            f"family {family.name!r} has no activation {activation!r}",
+            where="activation",
+            hint=f"expected one of {', '.join(family.activations)}",
+        )
+    return activation

@@ -1,0 +1,145 @@
+"""Times as raw samples, with where they were taken. Layer 1, standard library only.
+
+Statistics are computed, never stored in place of samples. The device side shares this file.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.layer import LayerSpec
+
+STATUSES = ("ok", "noisy", "throttled", "oom", "timeout", "unsupported", "error")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """The device, the runtime and the settings that a time belongs to: a table's fingerprint.
+
+    Args:
+        device: what the processor or card calls itself.
+        machine: instruction set, such as ``x86_64``.
+        cores: processors that the measuring process may use.
+        features: instruction extensions that decide which kernels run, ascending.
+        governor: frequency governor, ``unknown`` where the system does not tell.
+        runtime: name of the backend, such as ``onnxruntime_cpu``.
+        runtime_version: its version.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        batch: images at once.
+        threads: threads that run one operator.
+    """
+
+    device: str
+    machine: str
+    cores: int
+    features: tuple[str, ...]
+    governor: str
+    runtime: str
+    runtime_version: str
+    precision: str = "fp32"
+    batch: int = 1
+    threads: int = 1
+
+    def differences(self, other: Environment) -> tuple[str, ...]:
+        """Return the fields in which two environments differ, as ``field: this != that``.
+
+        Args:
+            other: the environment to compare with.
+        """
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return tuple(f"{name}: {_plain(mine)} != {_plain(theirs)}" for name, mine, theirs in pairs if mine != theirs)
+
+
+def _plain(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """Return a 95 % confidence interval of the median from order statistics (normal approximation of the ranks).
+
+    Args:
+        samples: raw values, in any unit; at least one.
+    """
+    ordered = sorted(samples)
+    half_width = 0.98 * math.sqrt(len(ordered))
+    low = max(0, math.floor((len(ordered) - 1) / 2 - half_width))
+    high = min(len(ordered) - 1, math.ceil((len(ordered) - 1) / 2 + half_width))
+    return ordered[low], ordered[high]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerMeasurement:
+    """What one layer took inside networks.
+
+    Args:
+        spec: the layer.
+        samples_us: drift-corrected times in microseconds, empty unless the status is ``ok`` or ``noisy``.
+        status: one of `STATUSES`.
+    """
+
+    spec: LayerSpec
+    samples_us: tuple[float, ...]
+    status: str = "ok"
+
+    def __post_init__(self) -> None:
+        """Refuse times that are no times."""
+        _require_samples(self.samples_us, self.status, str(self.spec))
+
+    @property
+    def median_us(self) -> float:
+        """Return the median in microseconds."""
+        return statistics.median(self.samples_us)
+
+    @property
+    def relative_error(self) -> float:
+        """Return half the median's 95 % confidence interval over the median."""
+        low, high = median_interval(self.samples_us)
+        return (high - low) / 2 / self.median_us
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkMeasurement:
+    """What a whole network took, unprofiled.
+
+    Args:
+        name: of the network.
+        samples_us: drift-corrected times of single runs in microseconds.
+        status: one of `STATUSES`.
+    """
+
+    name: str
+    samples_us: tuple[float, ...]
+    status: str = "ok"
+
+    def __post_init__(self) -> None:
+        """Refuse times that are no times."""
+        _require_samples(self.samples_us, self.status, self.name)
+
+    @property
+    def median_us(self) -> float:
+        """Return the median in microseconds."""
+        return statistics.median(self.samples_us)
+
+    def percentile_us(self, percent: float) -> float:
+        """Return a percentile in microseconds: the smallest sample with at least `percent` % at or below it.
+
+        Args:
+            percent: between 0 and 100.
+        """
+        ordered = sorted(self.samples_us)
+        return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
+def _require_samples(samples_us: tuple[float, ...], status: str, where: str) -> None:
+    if status not in STATUSES:
+        raise ConfigError(f"unknown status {status!r}, expected one of {', '.join(STATUSES)}", where=where)
+    measured = status in ("ok", "noisy")
+    if measured != bool(samples_us):
+        raise ConfigError(f"status {status!r} with {len(samples_us)} samples", where=where)
+    for value in samples_us:
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"expected a time above 0 us, got {value!r}", where=where)

@@ -1,0 +1,1 @@
+"""The solvers: continuous, fast, certified. Layer 3."""

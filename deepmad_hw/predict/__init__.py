@@ -1,0 +1,1 @@
+"""From measured rows to predicted latencies. Layer 3."""
