@@ -1,0 +1,168 @@
+"""Parameters of a graph by name: their shapes, first values, and batch norm folded into them. Layer 3, numpy only.
+
+Names are those of a torch state dict: ``stage1.block1.conv1.weight``, ``stage1.block1.conv1.norm.running_mean``.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.layer import IMAGE, Graph, Node
+
+Array = NDArray[np.float32]
+Weights = dict[str, Array]
+Shape = tuple[int, ...]
+
+NORM_EPSILON = 1e-5
+
+# Mean of activation(x)^2 for x of a standard normal distribution.
+ACTIVATION_POWER = {
+    "none": 1.0,
+    "relu": 0.5,
+    "relu6": 0.5,
+    "silu": 0.3558,
+    "hardswish": 0.3316,
+    "sigmoid": 0.2934,
+    "hardsigmoid": 0.2776,
+}
+
+
+def parameter_shapes(node: Node, *, fold_norm: bool = False) -> dict[str, Shape]:
+    """Return the parameters of one node: final name -> shape.
+
+    Args:
+        node: the layer.
+        fold_norm: False for the training form, True for weight and bias after batch norm is folded in.
+    """
+    spec, name = node.spec, node.name
+    if spec.op not in ("conv", "linear"):
+        return {}
+    window = (spec.kernel, spec.kernel) if spec.op == "conv" else ()
+    shapes: dict[str, Shape] = {f"{name}.weight": (spec.out_channels, spec.group_width, *window)}
+    if node.bias or (node.norm and fold_norm):
+        shapes[f"{name}.bias"] = (spec.out_channels,)
+    if node.norm and not fold_norm:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.norm.{part}"] = (spec.out_channels,)
+    return shapes
+
+
+def initial_weights(graph: Graph, *, seed: int = 0) -> Weights:
+    """Return untrained parameters under which activations stay finite and alive at any depth.
+
+    The walk carries an estimate of every tensor's mean square. Each weight is drawn so that its layer's output has
+    variance 1 (He initialisation with the true input power instead of an assumed 1/2), and the last convolution of
+    each of n residual branches is scaled by 1/sqrt(n) through its norm, so that the sum over all branches is
+    bounded. A node's values depend on the seed and its name only.
+
+    Args:
+        graph: the network.
+        seed: any whole number >= 0.
+
+    Returns:
+        float32 arrays of the training form, by state-dict name.
+
+    Source: He et al., ICCV 2015 (arXiv 1502.01852); branch scaling as in Fixup, Zhang et al., ICLR 2019.
+    """
+    branches = sum(node.spec.residual for node in graph)
+    branch_gain = 1 / math.sqrt(branches) if branches else 1.0
+    power = {IMAGE: 1.0}
+    activated = {IMAGE: False}
+    weights: Weights = {}
+    for node in graph:
+        gain = branch_gain if node.spec.residual else 1.0
+        weights.update(_initial_node_weights(node, seed=seed, gain=gain, power_in=power[node.inputs[0]]))
+        power[node.name] = _output_power(node, gain=gain, power=power, activated=activated)
+        activated[node.name] = node.spec.activation != "none"
+    return weights
+
+
+def _initial_node_weights(node: Node, *, seed: int, gain: float, power_in: float) -> Weights:
+    spec, name = node.spec, node.name
+    shapes = parameter_shapes(node)
+    if not shapes:
+        return {}
+    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    fan_in = spec.group_width * spec.kernel * spec.kernel
+    deviation = (1.0 if node.norm else gain) / math.sqrt(fan_in * power_in)
+    # What is not drawn below (biases, running means) starts at zero.
+    weights = {key: np.zeros(shape, dtype=np.float32) for key, shape in shapes.items()}
+    drawn = random.standard_normal(shapes[f"{name}.weight"], dtype=np.float32)
+    weights[f"{name}.weight"] = drawn * np.float32(deviation)
+    if node.norm:
+        weights[f"{name}.norm.weight"] += np.float32(gain)
+        weights[f"{name}.norm.running_var"] += 1
+    return weights
+
+
+def _output_power(node: Node, *, gain: float, power: Mapping[str, float], activated: Mapping[str, bool]) -> float:
+    op, inputs = node.spec.op, node.inputs
+    if op == "scale":
+        return power[inputs[0]] * power[inputs[1]]
+    if op == "add":
+        return power[inputs[0]] + power[inputs[1]]
+    if op not in ("conv", "linear"):
+        return power[inputs[0]]
+    if not node.spec.residual:
+        return ACTIVATION_POWER[node.spec.activation]
+    total = gain * gain + power[inputs[-1]]
+    # A stream that went through the activation before passes it nearly unchanged.
+    return total if activated[inputs[-1]] else total * ACTIVATION_POWER[node.spec.activation]
+
+
+def fold_norms(graph: Graph, weights: Mapping[str, Array]) -> Weights:
+    """Return the parameters with every batch norm folded into its convolution's weight and bias.
+
+    Args:
+        graph: the network.
+        weights: training form; entries of other names are ignored.
+
+    Raises:
+        ConfigError: a parameter is missing or has another shape.
+    """
+    folded: Weights = {}
+    for node in graph:
+        require_parameters(node, weights)
+        for key in parameter_shapes(node, fold_norm=True):
+            if not node.norm:
+                folded[key] = weights[key]
+        if node.norm:
+            folded.update(_fold_node(node.name, weights))
+    return folded
+
+
+def _fold_node(name: str, weights: Mapping[str, Array]) -> Weights:
+    # float64, so that folding adds no rounding of its own to the comparison with the training form.
+    weight, gamma, beta, mean, var = (
+        weights[f"{name}.{part}"].astype(np.float64)
+        for part in ("weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+    )
+    gain = gamma / np.sqrt(var + NORM_EPSILON)
+    bias = weights[f"{name}.bias"].astype(np.float64) if f"{name}.bias" in weights else 0.0
+    return {
+        f"{name}.weight": (weight * gain[:, None, None, None]).astype(np.float32),
+        f"{name}.bias": (beta + (bias - mean) * gain).astype(np.float32),
+    }
+
+
+def require_parameters(node: Node, weights: Mapping[str, Array]) -> None:
+    """Refuse weights that do not fit a node's training form.
+
+    Args:
+        node: the layer.
+        weights: parameters by state-dict name.
+
+    Raises:
+        ConfigError: a parameter is missing or has another shape.
+    """
+    for key, shape in parameter_shapes(node).items():
+        if key not in weights:
+            raise ConfigError("no such parameter among the weights", where=key)
+        if weights[key].shape != shape:
+            raise ConfigError(f"expected a parameter of shape {shape}, got {weights[key].shape}", where=key)

@@ -1,0 +1,53 @@
+"""Writes files whole or not at all. Layer 2, standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from deepmad_hw.errors import StorageError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, a crash or a full disk meets the old file or the new one, never a part.
+
+    Args:
+        path: where; its folder must exist.
+        data: the whole content.
+
+    Raises:
+        StorageError: the file could not be written (disk full, read-only, no such folder); the old one is untouched.
+    """
+    # The same folder, because only a rename inside one file system is atomic.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        _write_durably(temporary, data)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(
+            f"could not be written: {error.strerror or error}",
+            where=str(path),
+            hint="free space or choose another place with --out",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this the new name itself can be lost in a power cut.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
