@@ -1,1 +1,77 @@
-"""Designs convolutional networks for a device and a latency budget. Imports nothing heavy."""
+"""Designs convolutional networks for a device and a latency budget: the public names, all lazy. Layer 4.
+
+``import deepmad_hw as dm`` loads nothing but this file. A name of `_PUBLIC` is imported when it is first used: the
+verbs (`dm.design(problem)`, `dm.profile`, `dm.export`, `dm.bench`, `dm.verify`), the records they take and return,
+and the errors they raise.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> where it lives. One line makes a name public; a test holds every line true.
+_PUBLIC = {
+    # verbs
+    "bench": "deepmad_hw.workflows.bench:bench",
+    "design": "deepmad_hw.workflows.design:design",
+    "evaluate": "deepmad_hw.check:evaluate",
+    "export": "deepmad_hw.workflows.export:export",
+    "profile": "deepmad_hw.workflows.profile:profile",
+    "verify": "deepmad_hw.workflows.verify:verify",
+    # records
+    "Architecture": "deepmad_hw.architecture:Architecture",
+    "Environment": "deepmad_hw.measurement:Environment",
+    "Evaluation": "deepmad_hw.solution:Evaluation",
+    "Graph": "deepmad_hw.layer:Graph",
+    "Head": "deepmad_hw.architecture:Head",
+    "LatencyLimit": "deepmad_hw.problem:LatencyLimit",
+    "LayerMeasurement": "deepmad_hw.measurement:LayerMeasurement",
+    "LayerSpec": "deepmad_hw.layer:LayerSpec",
+    "Limits": "deepmad_hw.problem:Limits",
+    "NetworkMeasurement": "deepmad_hw.measurement:NetworkMeasurement",
+    "Node": "deepmad_hw.layer:Node",
+    "Problem": "deepmad_hw.problem:Problem",
+    "Solution": "deepmad_hw.solution:Solution",
+    "Space": "deepmad_hw.space:Space",
+    "Stage": "deepmad_hw.architecture:Stage",
+    "StageSpace": "deepmad_hw.space:StageSpace",
+    "Status": "deepmad_hw.solution:Status",
+    "Stem": "deepmad_hw.architecture:Stem",
+    # errors
+    "ConfigError": "deepmad_hw.errors:ConfigError",
+    "DeepmadError": "deepmad_hw.errors:DeepmadError",
+    "DeviceLostError": "deepmad_hw.errors:DeviceLostError",
+    "ForeignTableError": "deepmad_hw.errors:ForeignTableError",
+    "InfeasibleError": "deepmad_hw.errors:InfeasibleError",
+    "InputFileError": "deepmad_hw.errors:InputFileError",
+    "MissingExtraError": "deepmad_hw.errors:MissingExtraError",
+    "NotCoveredError": "deepmad_hw.errors:NotCoveredError",
+    "SolverError": "deepmad_hw.errors:SolverError",
+    "StorageError": "deepmad_hw.errors:StorageError",
+    "TooNoisyError": "deepmad_hw.errors:TooNoisyError",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used.
+
+    Args:
+        name: a key of `_PUBLIC`.
+
+    Raises:
+        AttributeError: the name is not public.
+    """
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'deepmad_hw' has no public name {name!r}")
+    module, attribute = _PUBLIC[name].split(":")
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted([*_PUBLIC, "__version__"])

@@ -1,0 +1,52 @@
+# The two commands a newcomer needs are `make quickstart` and `make test`; both do their own set-up in .venv.
+# Another interpreter: `PYTHON=python3.12 make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Two sets of packages: what running needs, and what developing needs. Their stamps say which are installed.
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+# The developer's set holds the runner's, so where it is there, `make quickstart` takes it.
+RUN_READY := $(if $(wildcard $(DEV_STAMP)),$(DEV_STAMP),$(RUN_STAMP))
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint wheel check clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+quickstart: $(RUN_READY)  ## Install what running needs, then profile, design, export and measure on this machine.
+	$(BIN)/deepmad-hw quickstart
+
+test: $(DEV_STAMP)  ## Install what developing needs, then run all tests on two workers.
+	$(BIN)/python -m pytest -n 2
+
+lint: $(DEV_STAMP)  ## Check format, style, types and who imports whom.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(DEV_STAMP)  ## Build the wheel into dist/.
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist .
+
+check:  ## Do all that a change must pass: tests, lint, wheel, tests against the wheel.
+	.ci/run
+
+clean:  ## Remove the environment and everything built.
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed; name one: PYTHON=python3.12 make ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]'
+	touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,torch,dev]'
+	touch $@
