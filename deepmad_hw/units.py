@@ -1,0 +1,181 @@
+"""Words into numbers and back: every quantity a person types carries its unit. Layer 2, standard library only.
+
+Decimal arithmetic keeps what was typed: ``1.8G`` is 1,800,000,000 and not a float beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+
+from deepmad_hw.errors import ConfigError
+
+_MS_PER = {"ns": Decimal("1e-6"), "us": Decimal("1e-3"), "µs": Decimal("1e-3"), "ms": Decimal(1), "s": Decimal(1000)}
+_SECONDS_PER = {"ms": Decimal("1e-3"), "s": Decimal(1), "min": Decimal(60), "h": Decimal(3600)}
+_ONE_PER = {"": Decimal(1), "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12)}
+_BYTES_PER = {
+    "B": Decimal(1),
+    "kB": Decimal(10**3),
+    "MB": Decimal(10**6),
+    "GB": Decimal(10**9),
+    "KiB": Decimal(2**10),
+    "MiB": Decimal(2**20),
+    "GiB": Decimal(2**30),
+}
+_QUANTITY = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>\D*?)\s*", re.ASCII)
+_LONGEST = 64  # characters; nobody types a longer quantity, and a long one must not become a slow one
+
+
+def parse_time_ms(text: str, *, where: str = "time") -> float:
+    """Return a time in milliseconds, such as ``5ms``, ``300us`` or ``0.02s``.
+
+    Args:
+        text: number and unit.
+        where: the option or key it came from, for the message.
+
+    Raises:
+        ConfigError: no number, no unit or another unit.
+    """
+    return float(_parse(text, _MS_PER, where=where, example="5ms"))
+
+
+def parse_seconds(text: str, *, where: str = "time") -> float:
+    """Return a length of time in seconds, such as ``60s`` or ``2min``.
+
+    Args:
+        text: number and unit.
+        where: the option or key it came from, for the message.
+
+    Raises:
+        ConfigError: no number, no unit or another unit.
+    """
+    return float(_parse(text, _SECONDS_PER, where=where, example="60s"))
+
+
+def parse_count(text: str | int, *, where: str = "count") -> int:
+    """Return a whole number, such as ``1.8G``, ``600M``, ``12k`` or ``11826088``.
+
+    Args:
+        text: number with or without k, M, G, T (powers of 1000).
+        where: the option or key it came from, for the message.
+
+    Raises:
+        ConfigError: no number, another suffix, or a fraction of one.
+    """
+    return _whole(_parse(str(text), _ONE_PER, where=where, example="600M"), text, where)
+
+
+def parse_bytes(text: str, *, where: str = "memory") -> int:
+    """Return a size in bytes, such as ``8MiB`` or ``512kB``.
+
+    Args:
+        text: number and unit; kB is 1000 bytes, KiB is 1024.
+        where: the option or key it came from, for the message.
+
+    Raises:
+        ConfigError: no number, no unit, another unit, or a fraction of a byte.
+    """
+    return _whole(_parse(text, _BYTES_PER, where=where, example="8MiB"), text, where)
+
+
+def parse_percent(text: str, *, where: str = "share") -> float:
+    """Return a share of one, 0.005 for ``0.5%``.
+
+    Args:
+        text: number and percent sign.
+        where: the option or key it came from, for the message.
+
+    Raises:
+        ConfigError: no number or no percent sign.
+    """
+    return float(_parse(text, {"%": Decimal("0.01")}, where=where, example="0.5%"))
+
+
+def parse_rate_per_s(text: str, *, where: str = "rate") -> float:
+    """Return a throughput per second, 400.0 for ``400/s``.
+
+    Args:
+        text: number and ``/s``.
+        where: the option or key it came from, for the message.
+
+    Raises:
+        ConfigError: no number or another unit.
+    """
+    return float(_parse(text, {"/s": Decimal(1)}, where=where, example="400/s"))
+
+
+def format_time_ms(time_ms: float) -> str:
+    """Return a time with four significant digits in the unit that suits it.
+
+    Args:
+        time_ms: the time in milliseconds.
+    """
+    return _format(time_ms, {"us": 1e-3, "ms": 1.0, "s": 1e3})
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a length of time with four significant digits in the unit that suits it.
+
+    Args:
+        seconds: the length in seconds.
+    """
+    return _format(seconds, {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0})
+
+
+def format_count(count: float) -> str:
+    """Return a count with four significant digits and k, M, G or T.
+
+    Args:
+        count: the count.
+    """
+    return _format(count, {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}, gap="")
+
+
+def format_bytes(size_bytes: float) -> str:
+    """Return a size with four significant digits in a binary unit.
+
+    Args:
+        size_bytes: the size in bytes.
+    """
+    return _format(size_bytes, {"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30})
+
+
+def format_percent(share: float) -> str:
+    """Return a share of one as a percentage with four significant digits.
+
+    Args:
+        share: 0.005 for half a percent.
+    """
+    return f"{_digits(share * 100)}%"
+
+
+def _parse(text: str, factors: Mapping[str, Decimal], *, where: str, example: str) -> Decimal:
+    found = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
+    if found is None:
+        raise ConfigError(f"{text[:_LONGEST]!r} is no quantity", where=where, hint=f"say {example}")
+    unit = found["unit"]
+    if unit not in factors:
+        expected = ", ".join(known for known in factors if known)
+        fault = f"unknown unit {unit!r} in {text!r}" if unit else f"{text!r} has no unit"
+        raise ConfigError(fault, where=where, hint=f"say {example} (one of {expected})")
+    return Decimal(found["number"]) * factors[unit]
+
+
+def _whole(value: Decimal, text: str | int, where: str) -> int:
+    if value != value.to_integral_value():
+        raise ConfigError(f"{text!r} is no whole number", where=where)
+    return int(value)
+
+
+def _format(value: float, sizes: Mapping[str, float], *, gap: str = " ") -> str:
+    smallest = next(iter(sizes))
+    # 999.96 of one unit rounds to 1000 of it, so the next unit starts where four digits would spill over.
+    fitting = [unit for unit, size in sizes.items() if abs(value) >= 0.99995 * size]
+    unit = fitting[-1] if fitting else smallest
+    return f"{_digits(value / sizes[unit])}{gap if unit else ''}{unit}"
+
+
+def _digits(value: float) -> str:
+    rounded = float(f"{value:.4g}")
+    return f"{rounded:.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"
