@@ -1,0 +1,128 @@
+"""Packs networks to be timed: ONNX files that share one file of weights, and the JSON that names every node. Layer 3.
+
+The device side reads this in `profilers.plan`; the two are held together by a contract test.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from deepmad_hw.costs import FLOAT32_BYTES
+from deepmad_hw.exporters.onnx_graph import save, to_onnx
+from deepmad_hw.exporters.weights import Shape
+from deepmad_hw.files import write_atomically
+from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
+
+SCHEMA = 1
+PLAN_FILE = "plan.json"
+WEIGHTS_FILE = "weights.bin"
+# Small enough that no depth overflows; the biases keep activations from fading into denormal numbers.
+WEIGHT_DEVIATION = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedProbe:
+    """A network to be packed.
+
+    Args:
+        graph: the network; its name names the probe.
+        by_layer: whether its nodes are timed, or only the whole.
+        file: an ONNX file that exists already, or None to write one with random weights.
+    """
+
+    graph: Graph
+    by_layer: bool
+    file: Path | None = None
+
+
+def canary() -> Graph:
+    """Return the fixed network that is timed between all others: convolutions bound by compute and by memory."""
+    shapes = (
+        ("dense3", 32, 32, 56, 3, 1, 1),
+        ("reduce", 32, 128, 56, 1, 1, 1),
+        ("depthwise", 128, 128, 56, 3, 2, 128),
+        ("dense5", 128, 48, 28, 5, 1, 1),
+        ("expand", 48, 256, 28, 1, 1, 1),
+        ("stride", 256, 64, 28, 3, 2, 1),
+        ("wide", 64, 512, 14, 1, 1, 1),
+        ("square", 512, 512, 14, 1, 2, 1),
+    )
+    nodes: list[Node] = []
+    source = IMAGE
+    for name, in_channels, out_channels, side, kernel, stride, groups in shapes:
+        spec = LayerSpec(
+            op="conv",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            height=side,
+            width=side,
+            kernel=kernel,
+            stride=stride,
+            groups=groups,
+            activation="relu",
+        )
+        nodes.append(Node(name=name, spec=spec, inputs=(source,), norm=True))
+        source = name
+    return Graph(name="canary", in_channels=32, height=56, width=56, nodes=tuple(nodes), outputs=(source,))
+
+
+def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1) -> None:
+    """Write a plan into a folder; the JSON comes last, so a folder with one is complete.
+
+    Args:
+        folder: made if it does not exist.
+        probes: the networks, in the order of measuring.
+        batch: images at once.
+
+    Raises:
+        StorageError: the disk does not take it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = [*probes, PackedProbe(graph=canary(), by_layer=False)]
+    largest = max(_values(node.spec) for probe in packed for node in probe.graph)
+    random = np.random.default_rng(0)
+    blob = random.normal(0.0, WEIGHT_DEVIATION, largest).astype(np.float32)
+    write_atomically(folder / WEIGHTS_FILE, blob.tobytes())
+    entries = [_pack(folder, probe, batch) for probe in packed]
+    plan = {"schema": SCHEMA, "batch": batch, "precision": "fp32", "canary": entries[-1], "probes": entries[:-1]}
+    write_atomically(folder / PLAN_FILE, (json.dumps(plan, indent=1) + "\n").encode())
+
+
+def _pack(folder: Path, probe: PackedProbe, batch: int) -> dict[str, Any]:
+    graph = probe.graph
+    file = probe.file or Path(f"{graph.name}.onnx")
+    if probe.file is None:
+        save(to_onnx(graph, _shared_tensor, batch=batch), folder / file)
+    return {
+        "name": graph.name,
+        "file": str(file),
+        "kind": "layers" if probe.by_layer else "network",
+        "input_shape": [batch, graph.in_channels, graph.height, graph.width],
+        "weight_bytes": FLOAT32_BYTES * sum(_values(node.spec) for node in graph),
+        "nodes": [
+            {"name": node.name, "spec": asdict(node.spec), "inputs": list(node.inputs)}
+            for node in graph
+            if probe.by_layer
+        ],
+    }
+
+
+def _values(spec: LayerSpec) -> int:
+    if spec.op not in ("conv", "linear"):
+        return 0
+    return spec.out_channels * spec.group_width * spec.kernel**2
+
+
+def _shared_tensor(name: str, shape: Shape) -> Any:
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    length = FLOAT32_BYTES * int(np.prod(shape))
+    for key, value in (("location", WEIGHTS_FILE), ("offset", "0"), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor

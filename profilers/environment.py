@@ -1,0 +1,89 @@
+"""Reads what this machine is, and how disturbed it is right now. Layer 3, device side."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+# Extensions that decide which convolution kernels a runtime picks.
+_KERNEL_FEATURES = frozenset(
+    {
+        "sse4_1",
+        "sse4_2",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "avx_vnni",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+        "amx_tile",
+        "amx_int8",
+        "amx_bf16",
+        "asimd",
+        "asimdhp",
+        "asimddp",
+        "i8mm",
+        "bf16",
+        "sve",
+        "sve2",
+        "sme",
+    }
+)
+
+
+def cpu_name() -> str:
+    """Return what the processor calls itself, ``unknown`` where the system does not tell."""
+    info = _cpuinfo()
+    for key in ("model name", "Model", "Hardware", "cpu model"):
+        if info.get(key):
+            family = [info[k] for k in ("cpu family", "model", "stepping") if info.get(k)]
+            return f"{info[key]} ({'/'.join(family)})" if family else info[key]
+    return platform.processor() or "unknown"
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Return the instruction extensions that matter for convolutions, ascending."""
+    info = _cpuinfo()
+    words = (info.get("flags") or info.get("Features") or "").split()
+    return tuple(sorted(_KERNEL_FEATURES.intersection(words)))
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def governor() -> str:
+    """Return the frequency governor of the first processor, ``unknown`` where the system does not tell."""
+    return _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or "unknown"
+
+
+def load_average() -> float:
+    """Return the system's load over the last minute, in runnable processes."""
+    return os.getloadavg()[0]
+
+
+def stolen_and_total_ticks() -> tuple[int, int]:
+    """Return the ticks that a hypervisor gave to others, and all ticks; (0, 0) where the system does not tell."""
+    fields = _read("/proc/stat").split("\n", 1)[0].split()[1:]
+    ticks = [int(field) for field in fields[:8]]
+    return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
+
+
+def _cpuinfo() -> dict[str, str]:
+    first = _read("/proc/cpuinfo").split("\n\n", 1)[0]
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

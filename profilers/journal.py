@@ -1,0 +1,188 @@
+"""Keeps every measured unit at once, so that a kill at any moment loses nothing that was shown. Layer 3, device side.
+
+One SQLite file in WAL mode with synchronous=FULL: a unit is durable when `Journal.add` returns.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from deepmad_hw.errors import DeviceLostError, ForeignTableError, InputFileError, StorageError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """One probe timed in one round.
+
+    Args:
+        probe: name of the probe.
+        round: from 0; the same probe comes again in later rounds.
+        status: ``ok``, or what went wrong (`deepmad_hw.measurement.STATUSES`).
+        canary_us: times of the canary's runs around and between the probe's.
+        total_us: times of the probe's unprofiled runs.
+        nodes_us: per node, the microseconds of each profiled run.
+        operations: per node, how many operations the runtime made of it.
+        seconds: how long the unit took in all.
+        stolen: share of processor time that a hypervisor gave to others meanwhile.
+        message: what a failed child said.
+    """
+
+    probe: str
+    round: int
+    status: str = "ok"
+    canary_us: tuple[float, ...] = ()
+    total_us: tuple[float, ...] = ()
+    nodes_us: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    stolen: float = 0.0
+    message: str = ""
+
+
+class Journal:
+    """The units measured so far. Use as a context manager.
+
+    Args:
+        path: the SQLite file, made if it does not exist.
+        identity: what must be equal for the file to be continued (plan, environment), as flat text.
+
+    Raises:
+        InputFileError: the file is no journal, or a damaged one.
+        ForeignTableError: it was begun with another identity.
+        StorageError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, str]) -> None:
+        self.path = path
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS units "
+                "(probe TEXT NOT NULL, round INTEGER NOT NULL, unit TEXT NOT NULL, PRIMARY KEY (probe, round))"
+            )
+            self._require_intact()
+            self._require_identity({"schema": str(SCHEMA), **identity})
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"cannot write the journal ({error})", where=str(path)) from error
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, str(error)) from error
+
+    def _require_intact(self) -> None:
+        (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise _damaged(self.path, verdict)
+
+    def _require_identity(self, identity: dict[str, str]) -> None:
+        stored = dict(self._connection.execute("SELECT key, value FROM meta"))
+        if not stored:
+            self._connection.executemany("INSERT INTO meta VALUES (?, ?)", sorted(identity.items()))
+            return
+        for key, value in identity.items():
+            if stored.get(key) != value:
+                raise ForeignTableError(
+                    f"the journal was begun with {key} = {stored.get(key)}, now it is {value}",
+                    where=str(self.path),
+                    hint="continue it as it was begun, or delete it to measure anew",
+                )
+
+    def add(self, unit: Unit) -> None:
+        """Store a unit; it is durable when this returns.
+
+        Args:
+            unit: not stored before.
+
+        Raises:
+            StorageError: the disk does not take it.
+        """
+        text = json.dumps({key: value for key, value in asdict(unit).items() if key not in ("probe", "round")})
+        try:
+            self._connection.execute("INSERT INTO units VALUES (?, ?, ?)", (unit.probe, unit.round, text))
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"cannot write the journal ({error})", where=str(self.path)) from error
+
+    def units(self) -> Iterator[Unit]:
+        """Return every stored unit, by round and probe.
+
+        Raises:
+            InputFileError: a row is damaged.
+        """
+        try:
+            rows = self._connection.execute("SELECT probe, round, unit FROM units ORDER BY round, probe").fetchall()
+            for probe, number, text in rows:
+                yield _unit(probe, number, json.loads(text))
+        except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(self.path, str(error)) from error
+
+    def done(self) -> set[tuple[str, int]]:
+        """Return (probe, round) of every stored unit."""
+        return set(self._connection.execute("SELECT probe, round FROM units"))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Journal:
+        """Return the journal."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+def _unit(probe: str, number: int, data: dict[str, Any]) -> Unit:
+    """Return a unit from its stored fields."""
+    return Unit(
+        probe=probe,
+        round=number,
+        status=data["status"],
+        canary_us=tuple(data["canary_us"]),
+        total_us=tuple(data["total_us"]),
+        nodes_us={name: tuple(values) for name, values in data["nodes_us"].items()},
+        operations=data["operations"],
+        seconds=data["seconds"],
+        stolen=data["stolen"],
+        message=data["message"],
+    )
+
+
+def _damaged(path: Path, detail: str) -> InputFileError:
+    return InputFileError(f"the journal is damaged ({detail})", where=str(path), hint="delete it to measure anew")
+
+
+@contextmanager
+def device_lock(device: str) -> Iterator[None]:
+    """Hold the one lock of a physical device, so that no two things are measured on it at once.
+
+    Args:
+        device: short name of the device, such as ``cpu``.
+
+    Raises:
+        DeviceLostError: another process is measuring on it.
+    """
+    path = Path(tempfile.gettempdir()) / f"deepmad-hw-{device}-{os.getuid()}.lock"
+    with path.open("a", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DeviceLostError(
+                f"another process is measuring on the {device}", where=str(path), hint="wait until it has ended"
+            ) from error
+        yield

@@ -1,0 +1,135 @@
+"""Times ONNX files with ONNX Runtime on the CPU, whole and node by node. Layer 3, device side.
+
+Facts this rests on (ONNX Runtime 1.31/1.32, x86): the profiler names a fused convolution after its output tensor plus
+``_nchwc``; activations that are not fused keep the tensor's name; layout changes (ReorderInput, ReorderOutput) are
+anonymous and stand around the operations that have no blocked kernel.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from deepmad_hw.errors import MissingExtraError
+from deepmad_hw.layer import Node
+from deepmad_hw.measurement import Environment
+from profilers import environment
+from profilers.backend import NodeTimes, Settings
+from profilers.plan import Plan, Probe
+
+INSTALL_LINE = 'pip install "deepmad-hw[cpu]"'
+PLAIN_LAYOUT = ("scale", "linear")  # operations without a blocked kernel: layout changes are their price
+_EVENT_SUFFIX = "_kernel_time"
+_BLOCKED_SUFFIX = "_nchwc"
+
+
+class _OrtSession:
+    def __init__(self, path: Path, probe: Probe, settings: Settings, *, profiled: bool) -> None:
+        import numpy as np
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = settings.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0" if settings.threads == 1 else "1")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        options.enable_profiling = profiled
+        self._probe = probe
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if profiled:
+            self._folder = tempfile.TemporaryDirectory(prefix="deepmad-hw-")
+            options.profile_file_prefix = str(Path(self._folder.name) / "trace")
+        self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        name = self._session.get_inputs()[0].name
+        self._feed = {name: np.random.default_rng(0).standard_normal(probe.input_shape, dtype=np.float32)}
+
+    def run(self) -> float:
+        begin = time.perf_counter_ns()
+        self._session.run(None, self._feed)
+        return (time.perf_counter_ns() - begin) / 1e3
+
+    def finish(self) -> NodeTimes:
+        if self._folder is None:
+            return NodeTimes()
+        with self._folder:
+            trace = Path(self._session.end_profiling())
+            events = json.loads(trace.read_text(encoding="utf-8"))
+        return node_times(events, self._probe.nodes)
+
+
+def node_times(events: list[dict[str, Any]], nodes: tuple[Node, ...]) -> NodeTimes:
+    """Return a profile's times joined to the nodes of a probe.
+
+    Args:
+        events: the trace that ONNX Runtime wrote.
+        nodes: the probe's layers in execution order.
+    """
+    runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "model_run")
+    kernels = sorted((e for e in events if e.get("cat") == "Node"), key=lambda e: e["ts"])
+    position = {node.name: index for index, node in enumerate(nodes)}
+    plain = [index for index, node in enumerate(nodes) if node.spec.op in PLAIN_LAYOUT]
+    us: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(runs))
+    operations: dict[str, int] = defaultdict(int)
+    current, last = 0, 0
+    for event in kernels:
+        while current < len(runs) and event["ts"] > runs[current][1]:
+            current, last = current + 1, 0
+        if current == len(runs):
+            break
+        operation = event["args"]["op_name"]
+        if operation in ("ReorderInput", "ReorderOutput"):
+            owner = _layout_owner(plain, last, after=operation == "ReorderOutput")
+        else:
+            owner = _named_owner(event["name"], position)
+            last = owner if owner is not None else last
+        if owner is None:
+            continue
+        us[nodes[owner].name][current] += event["dur"]
+        operations[nodes[owner].name] += current == 0
+    return NodeTimes(us={name: tuple(values) for name, values in us.items()}, operations=dict(operations))
+
+
+def _named_owner(event_name: str, position: dict[str, int]) -> int | None:
+    tensor = event_name.removesuffix(_EVENT_SUFFIX).split("/", 1)[0].removesuffix(_BLOCKED_SUFFIX)
+    while tensor not in position and "." in tensor:
+        tensor = tensor.rpartition(".")[0]
+    return position.get(tensor)
+
+
+def _layout_owner(plain: list[int], last: int, *, after: bool) -> int | None:
+    if after:
+        return next((index for index in plain if index >= last), None)
+    return next((index for index in reversed(plain) if index <= last), None)
+
+
+class _OrtBackend:
+    def environment(self, plan: Plan, settings: Settings) -> Environment:
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise MissingExtraError("ONNX Runtime is not installed", hint=f"install it with: {INSTALL_LINE}")
+        import onnxruntime
+
+        return Environment(
+            device=environment.cpu_name(),
+            machine=platform.machine(),
+            cores=environment.usable_cores(),
+            features=environment.cpu_features(),
+            governor=environment.governor(),
+            runtime="onnxruntime",
+            runtime_version=onnxruntime.__version__,
+            precision=plan.precision,
+            batch=plan.batch,
+            threads=settings.threads,
+        )
+
+    def load(self, plan: Plan, probe: Probe, settings: Settings, *, profiled: bool) -> _OrtSession:
+        return _OrtSession(plan.path(probe), probe, settings, profiled=profiled)
+
+
+BACKEND = _OrtBackend()

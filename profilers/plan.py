@@ -1,0 +1,118 @@
+"""Reads a packed plan: probe networks as ONNX files plus one JSON that names every node. Layer 3, device side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepmad_hw.errors import InputFileError
+from deepmad_hw.layer import LayerSpec, Node
+
+SCHEMA = 1
+PLAN_FILE = "plan.json"
+LAYERS = "layers"  # timed node by node and as a whole
+NETWORK = "network"  # timed as a whole
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """One network to time.
+
+    Args:
+        name: unique in the plan.
+        file: ONNX file, relative to the plan's folder or absolute.
+        kind: `LAYERS` or `NETWORK`.
+        input_shape: batch, channels, height, width.
+        weight_bytes: size of its weights, to know how many networks fit into memory.
+        nodes: its layers, empty for a network that is only timed as a whole.
+    """
+
+    name: str
+    file: str
+    kind: str
+    input_shape: tuple[int, int, int, int]
+    weight_bytes: int
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What to time, in which files.
+
+    Args:
+        folder: where the files lie.
+        probes: the networks in the order of measuring.
+        canary: a fixed small network timed between all others, to see the machine drift.
+        batch: images at once.
+        precision: of the files.
+        sha256: of the plan's JSON.
+    """
+
+    folder: Path
+    probes: tuple[Probe, ...]
+    canary: Probe
+    batch: int
+    precision: str
+    sha256: str
+
+    def path(self, probe: Probe) -> Path:
+        """Return where a probe's file lies.
+
+        Args:
+            probe: one of the plan's.
+        """
+        return self.folder / probe.file
+
+
+def read_plan(folder: Path) -> Plan:
+    """Return the plan packed in a folder.
+
+    Args:
+        folder: holds `PLAN_FILE` and the files it names.
+
+    Raises:
+        InputFileError: the folder holds no plan of this schema.
+    """
+    path = folder / PLAN_FILE
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputFileError(
+            f"cannot read the plan ({error.strerror})", where=str(path), hint="pack one with 'profile --pack'"
+        ) from error
+    try:
+        data = json.loads(raw)
+        if data["schema"] != SCHEMA:
+            raise InputFileError(
+                f"plan of schema {data['schema']}, this version reads {SCHEMA}", where=str(path), hint="pack it again"
+            )
+        return Plan(
+            folder=folder,
+            probes=tuple(_probe(item) for item in data["probes"]),
+            canary=_probe(data["canary"]),
+            batch=data["batch"],
+            precision=data["precision"],
+            sha256=hashlib.sha256(raw).hexdigest(),
+        )
+    except InputFileError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputFileError(f"not a plan ({error!r})", where=str(path), hint="pack it again") from error
+
+
+def _probe(item: dict[str, Any]) -> Probe:
+    nodes = tuple(
+        Node(name=node["name"], spec=LayerSpec(**node["spec"]), inputs=tuple(node["inputs"])) for node in item["nodes"]
+    )
+    batch, channels, height, width = item["input_shape"]
+    return Probe(
+        name=item["name"],
+        file=item["file"],
+        kind=item["kind"],
+        input_shape=(batch, channels, height, width),
+        weight_bytes=item["weight_bytes"],
+        nodes=nodes,
+    )

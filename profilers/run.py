@@ -1,0 +1,218 @@
+"""Measures a plan: orders units from a measuring process, journals each, resumes, stops in time. Layer 3."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from deepmad_hw.errors import DeviceLostError
+from deepmad_hw.measurement import Environment, median_interval
+from profilers import backend as backends
+from profilers import samples
+from profilers.backend import Settings
+from profilers.journal import Journal, Unit, device_lock
+from profilers.plan import Plan, Probe
+from profilers.timing import Rhythm
+
+START_TIMEOUT_S = 120.0
+MAX_FAILURES_IN_A_ROW = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """How much to measure.
+
+    Args:
+        budget_s: seconds of measuring, over all sittings; the first `min_rounds` are finished in any case.
+        min_rounds: rounds over all probes at least.
+        max_rounds: rounds at most.
+        target_error: relative 95 % half-width of a probe's median at which it is done.
+        rhythm: how the time of one unit is spent.
+        unit_timeout_s: a unit that takes longer is ended.
+        memory_bytes: address space of the measuring process, 0 for no limit.
+    """
+
+    budget_s: float
+    min_rounds: int = 2
+    max_rounds: int = 50
+    target_error: float = 0.01
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    unit_timeout_s: float = 120.0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """What to tell the user after a durable unit.
+
+    Args:
+        probe: what was measured.
+        status: how it went.
+        done: units stored.
+        planned: units expected in all.
+        left_s: seconds expected until the end.
+    """
+
+    probe: str
+    status: str
+    done: int
+    planned: int
+    left_s: float
+
+
+def measure(
+    plan: Plan, settings: Settings, *, journal: Path, effort: Effort, on_tick: Callable[[Tick], None]
+) -> tuple[Environment, list[Unit]]:
+    """Measure a plan into a journal; called again, it goes on where it was stopped.
+
+    Args:
+        plan: what to measure.
+        settings: how to run it.
+        journal: SQLite file of the measurement.
+        effort: how much to measure.
+        on_tick: told after each durable unit.
+
+    Returns:
+        The environment, and every unit measured so far.
+
+    Raises:
+        MissingExtraError: the runtime is not installed.
+        ForeignTableError: the journal was begun elsewhere or with another plan.
+        DeviceLostError: the measuring process fails again and again, or another one holds the device.
+    """
+    found = backends.get(settings.runtime).environment(plan, settings)
+    identity = {"plan": plan.sha256, "environment": json.dumps(asdict(found), sort_keys=True)}
+    with device_lock("cpu"), Journal(journal, identity) as book, _Child(plan, settings, effort) as child:
+        _rounds(plan, book, child, effort, on_tick)
+        return found, list(book.units())
+
+
+def _rounds(plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: Callable[[Tick], None]) -> None:
+    units = list(book.units())
+    spent_s = sum(unit.seconds for unit in units)
+    failures = 0
+    for probe, number in _orders(plan, units, effort):
+        if number >= effort.min_rounds and spent_s >= effort.budget_s:
+            return
+        unit = child.measure(probe, number)
+        book.add(unit)
+        units.append(unit)
+        spent_s += unit.seconds
+        failures = 0 if unit.status == "ok" else failures + 1
+        if failures == MAX_FAILURES_IN_A_ROW:
+            raise DeviceLostError(
+                f"{failures} probes failed one after another, last: {unit.message}",
+                where=probe.name,
+                hint="see 'deepmad-hw doctor'; the same command goes on from here",
+            )
+        on_tick(_tick(plan, units, spent_s, effort))
+
+
+def _orders(plan: Plan, units: list[Unit], effort: Effort) -> Iterator[tuple[Probe, int]]:
+    done = {(unit.probe, unit.round) for unit in units}
+    for number in range(effort.max_rounds):
+        settled = _settled(units, effort) if number >= effort.min_rounds else frozenset()
+        # `units` grows while this runs: each round looks at all rounds before it.
+        for probe in plan.probes:
+            if (probe.name, number) not in done and probe.name not in settled:
+                yield probe, number
+
+
+def _settled(units: list[Unit], effort: Effort) -> frozenset[str]:
+    broken = {unit.probe for unit in units if unit.status != "ok"}
+    calm = (m for m in samples.networks(units) if m.status == "ok")
+    return frozenset(broken.union(m.name for m in calm if _relative_error(m.samples_us) <= effort.target_error))
+
+
+def _relative_error(samples_us: tuple[float, ...]) -> float:
+    low, high = median_interval(samples_us)
+    return (high - low) / (high + low)
+
+
+def _tick(plan: Plan, units: list[Unit], spent_s: float, effort: Effort) -> Tick:
+    per_unit_s = spent_s / len(units)
+    least = effort.min_rounds * len(plan.probes)
+    planned = max(least, min(round(effort.budget_s / per_unit_s), effort.max_rounds * len(plan.probes)))
+    return Tick(
+        probe=units[-1].probe,
+        status=units[-1].status,
+        done=len(units),
+        planned=max(planned, len(units)),
+        left_s=max(0.0, (planned - len(units)) * per_unit_s),
+    )
+
+
+class _Child:
+    """The measuring process, started when first needed and again after it died."""
+
+    def __init__(self, plan: Plan, settings: Settings, effort: Effort) -> None:
+        self._plan, self._settings, self._effort = plan, settings, effort
+        self._process: subprocess.Popen[str] | None = None
+
+    def measure(self, probe: Probe, number: int) -> Unit:
+        begin = time.monotonic()
+        order = {"probe": probe.name, "round": number, "rhythm": asdict(self._effort.rhythm)}
+        answer = self._ask(json.dumps(order), probe, number)
+        known = {f.name for f in fields(Unit)}
+        values: dict[str, Any] = {key: value for key, value in answer.items() if key in known}
+        return Unit(**{**values, "seconds": time.monotonic() - begin})
+
+    def _ask(self, order: str, probe: Probe, number: int) -> dict[str, Any]:
+        failed = {"probe": probe.name, "round": number}
+        process = self._running()
+        if process.stdin is None or process.stdout is None:
+            raise DeviceLostError("the measuring process has no pipes", where=probe.name)
+        try:
+            process.stdin.write(order + "\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            return {**failed, "status": "error", "message": f"measuring process ended ({self._end()})"}
+        ready, _, _ = select.select([process.stdout], [], [], self._effort.unit_timeout_s)
+        if not ready:
+            self._end()
+            return {**failed, "status": "timeout", "message": f"no answer in {self._effort.unit_timeout_s:.0f} s"}
+        line = process.stdout.readline()
+        if not line:
+            return {**failed, "status": "error", "message": f"measuring process ended ({self._end()})"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        command = [
+            *(sys.executable, "-m", "profilers", "child", str(self._plan.folder)),
+            *("--runtime", self._settings.runtime, "--threads", str(self._settings.threads)),
+            *("--memory-bytes", str(self._effort.memory_bytes), "--script", self._settings.script),
+        ]
+        # The packages may be importable only because of where this process was started.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package, no shell
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        return self._process
+
+    def _end(self) -> int | None:
+        if self._process is None:
+            return None
+        self._process.kill()
+        code = self._process.wait()
+        self._process = None
+        return code
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()

@@ -1,0 +1,135 @@
+"""From timed units to measurements: drift divided out, node times scaled to the unprofiled network. Layer 3."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from deepmad_hw.layer import LayerSpec
+from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement
+from profilers.journal import Unit
+from profilers.plan import LAYERS, Plan
+
+MAX_STOLEN = 0.03  # share of processor time lost to a hypervisor above which a unit is not trusted
+MAX_CANARY_SWING = 1.12  # largest over smallest canary block in one unit above which it is not trusted
+CANARY_BLOCK = 4  # canary runs that stand together
+
+
+def canary_level_us(unit: Unit) -> float:
+    """Return how slow the machine was during a unit, as the median canary run in microseconds.
+
+    Args:
+        unit: a measured unit.
+    """
+    return statistics.median(unit.canary_us)
+
+
+def disturbed(unit: Unit) -> bool:
+    """Return whether a unit was measured while something else used the processor.
+
+    Args:
+        unit: a measured unit.
+    """
+    blocks = [
+        min(unit.canary_us[start : start + CANARY_BLOCK]) for start in range(0, len(unit.canary_us), CANARY_BLOCK)
+    ]
+    return unit.stolen > MAX_STOLEN or max(blocks) > MAX_CANARY_SWING * min(blocks)
+
+
+def drift_factors(units: Iterable[Unit]) -> dict[tuple[str, int], float]:
+    """Return for each measured unit how much slower than usual the machine was: its canary over the median canary.
+
+    Args:
+        units: units of one journal.
+    """
+    levels = {(unit.probe, unit.round): canary_level_us(unit) for unit in units if unit.status == "ok"}
+    if not levels:
+        return {}
+    usual = statistics.median(levels.values())
+    return {key: level / usual for key, level in levels.items()}
+
+
+def trusted(units: Iterable[Unit]) -> list[Unit]:
+    """Return the undisturbed units, and the disturbed ones of probes that have no other.
+
+    Args:
+        units: units of one journal.
+    """
+    measured = [unit for unit in units if unit.status == "ok"]
+    calm = [unit for unit in measured if not disturbed(unit)]
+    known = {unit.probe for unit in calm}
+    return calm + [unit for unit in measured if unit.probe not in known]
+
+
+def networks(units: Iterable[Unit]) -> list[NetworkMeasurement]:
+    """Return the drift-corrected unprofiled times of every probe.
+
+    Args:
+        units: units of one journal.
+    """
+    kept = trusted(list(units))
+    factors = drift_factors(kept)
+    samples: dict[str, list[float]] = defaultdict(list)
+    noisy: dict[str, bool] = {}
+    for unit in kept:
+        samples[unit.probe] += [value / factors[unit.probe, unit.round] for value in unit.total_us]
+        noisy[unit.probe] = disturbed(unit)
+    return [
+        NetworkMeasurement(name=name, samples_us=tuple(values), status="noisy" if noisy[name] else "ok")
+        for name, values in samples.items()
+    ]
+
+
+def layers(plan: Plan, units: Iterable[Unit]) -> list[LayerMeasurement]:
+    """Return what every layer of the plan's probes takes inside a network.
+
+    The profiler slows a network down. Its times are scaled, per probe and round, by the unprofiled over the
+    profiled total, so that the layers of a probe add up to the time it takes unprofiled.
+
+    Args:
+        plan: names the layers.
+        units: units of its journal.
+    """
+    specs = {
+        probe.name: {node.name: node.spec for node in probe.nodes} for probe in plan.probes if probe.kind == LAYERS
+    }
+    kept = [unit for unit in trusted(list(units)) if unit.probe in specs]
+    factors = drift_factors(kept)
+    samples: dict[LayerSpec, list[float]] = defaultdict(list)
+    calm: set[LayerSpec] = set()
+    for unit in kept:
+        scale = unprofiled_share(unit) / factors[unit.probe, unit.round]
+        for name, values in unit.nodes_us.items():
+            spec = specs[unit.probe][name]
+            samples[spec] += [value * scale for value in values if value > 0]
+            if not disturbed(unit):
+                calm.add(spec)
+    rows = [
+        LayerMeasurement(spec=spec, samples_us=tuple(values), status="ok" if spec in calm else "noisy")
+        for spec, values in samples.items()
+        if values
+    ]
+    return rows + _failed(plan, list(units), {row.spec for row in rows})
+
+
+def unprofiled_share(unit: Unit) -> float:
+    """Return the unprofiled total over the sum of the profiled node times, by their medians.
+
+    Args:
+        unit: a measured unit with node times.
+    """
+    runs = [sum(run) for run in zip(*unit.nodes_us.values(), strict=True)]
+    return statistics.median(unit.total_us) / statistics.median(runs)
+
+
+def _failed(plan: Plan, units: list[Unit], known: set[LayerSpec]) -> list[LayerMeasurement]:
+    status: Mapping[str, str] = {unit.probe: unit.status for unit in units if unit.status != "ok"}
+    specs = {
+        node.spec: status[probe.name]
+        for probe in plan.probes
+        if probe.name in status
+        for node in probe.nodes
+        if node.spec not in known
+    }
+    return [LayerMeasurement(spec=spec, samples_us=(), status=word) for spec, word in specs.items()]
