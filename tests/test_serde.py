@@ -300,7 +300,7 @@ def test_text_that_is_no_json_object_is_refused(text, said):
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path):
-    with pytest.raises(InputFileError, match="none.json: cannot be read: No such file"):
+    with pytest.raises(InputFileError, match=r"none\.json: cannot be read: No such file"):
         serde.read_solution(tmp_path / "none.json")
 
 
