@@ -91,14 +91,24 @@ def peak_memory_bytes(network: Architecture | Graph, *, bytes_per_value: int = F
     sizes = {IMAGE: graph.in_channels * graph.height * graph.width}
     for node in graph:
         sizes[node.name] = node.spec.out_channels * node.spec.out_height * node.spec.out_width
+    peak = max(_sum(sizes, alive) for alive in live_tensors(graph))
+    return peak * bytes_per_value * batch
+
+
+def live_tensors(graph: Graph) -> tuple[frozenset[str], ...]:
+    """Return for every node the names of the tensors that are alive while it runs, its own output among them.
+
+    Args:
+        graph: the network.
+    """
     last_use = {name: position for position, node in enumerate(graph) for name in node.inputs}
     last_use.update({name: len(graph.nodes) for name in graph.outputs})
-    alive, peak = {IMAGE}, 0
+    alive, found = {IMAGE}, []
     for position, node in enumerate(graph):
         alive.add(node.name)
-        peak = max(peak, _sum(sizes, alive))
+        found.append(frozenset(alive))
         alive = {name for name in alive if last_use.get(name, -1) > position}
-    return peak * bytes_per_value * batch
+    return tuple(found)
 
 
 def _sum(sizes: dict[str, int], names: Iterable[str]) -> int:

@@ -65,7 +65,7 @@ def small_space(family, *, seed=0, stages=3, widths=3, inner=2, depth=4, equal_w
     resolution, before = (64, 96), 0
     found = []
     for index in range(stages):
-        start = 8 * int(random.integers(1, 4)) + (0 if equal_widths else before)
+        start = max(8 * int(random.integers(1, 4)), before)
         out = tuple(sorted({start + 8 * int(i) for i in random.choice(6, widths, replace=False)}))
         middle = (out[0] * max(low, 0.25), out[-1] * min(high, 4.0))
         bottleneck = tuple(sorted({8 * max(1, round(v / 8)) for v in random.uniform(*middle, inner)}))
@@ -79,7 +79,7 @@ def small_space(family, *, seed=0, stages=3, widths=3, inner=2, depth=4, equal_w
                 depth=(low_depth, low_depth + int(random.integers(0, depth))),
             )
         )
-        before = out[-1]
+        before = out[0] if equal_widths else out[-1] + 8
     return Space(
         family=family,
         resolution=resolution,
@@ -88,6 +88,7 @@ def small_space(family, *, seed=0, stages=3, widths=3, inner=2, depth=4, equal_w
         bottleneck_ratio=(0.05, 20.0),
         head=Head(out=64) if head else None,
         classes=classes,
+        max_growth=8.0,
     )
 
 
@@ -96,7 +97,7 @@ def random_designs(tables, count, *, seed=0):
     from deepmad_hw.optimize.evaluator import Evaluator
 
     random = np.random.default_rng(seed)
-    free = Evaluator(tables, {})
+    free = Evaluator(tables)
     found = []
     while len(found) < count:
         columns = [random.integers(0, len(tables.stem_widths), 4096)]
