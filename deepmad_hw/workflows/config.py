@@ -1,0 +1,414 @@
+"""Run files: YAML becomes a problem, and every mistake in it one line with file, row and column. Layer 4.
+
+The schema is the pydantic models below; configs/README.md explains it to people.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from deepmad_hw import entropy, families, serde, units
+from deepmad_hw.architecture import Head
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.families.base import Family
+from deepmad_hw.jsonfile import Json, read_json
+from deepmad_hw.problem import Limits, Problem
+from deepmad_hw.space import Space, StageSpace, geometric_grid, linear_grid
+from deepmad_hw.workflows.config_file import Document, put
+
+GRIDS = {"default": math.sqrt(1.25), "reference": 1.25, "fine": 1.0}  # ratio of two steps; 1 is every multiple
+SMALLEST_RATIO = 1.01
+LARGEST_WIDTH = 65_536
+DEFAULT_STEP = 8
+DEFAULT_DEPTH = 20
+DEFAULT_KERNELS = [3, 5]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyRequest:
+    """A latency limit as a person states it; the table turns it into milliseconds.
+
+    Args:
+        path: of the table.
+        budget_ms: the budget, or None.
+        rate_per_s: images per second at the table's batch, or None.
+        like: path of a network whose latency is the budget, or None.
+    """
+
+    path: Path
+    budget_ms: float | None = None
+    rate_per_s: float | None = None
+    like: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What a run file and the flags over it ask for.
+
+    Args:
+        problem: everything but the latency limits, which need their tables.
+        latency: those.
+    """
+
+    problem: Problem
+    latency: tuple[LatencyRequest, ...] = ()
+
+
+def config_folder() -> Path:
+    """Return the folder of the named problems: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def problem_names() -> tuple[str, ...]:
+    """Return the names of the problems that come with the project, ascending."""
+    return tuple(sorted(path.stem for path in config_folder().glob("*.yaml")))
+
+
+def load_problem(name_or_path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Problem:
+    """Return the problem of a run file.
+
+    Args:
+        name_or_path: one of `problem_names()`, a YAML file, or a ``problem.json`` stored beside a result.
+        overrides: values by dotted key (``limits.macs``, ``space.stages.0.depth``) that replace the file's.
+
+    Raises:
+        ConfigError: no such problem, a mistake in it, or limits that need a table: those are `load_run`'s.
+    """
+    run = load_run(name_or_path, overrides=overrides)
+    if run.latency:
+        raise ConfigError("has latency limits, which need their tables", where=str(name_or_path), hint="use load_run")
+    return run.problem
+
+
+def load_run(name_or_path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Run:
+    """Return the problem of a run file and the latency limits it asks for.
+
+    Args:
+        name_or_path: one of `problem_names()`, a YAML file, or a ``problem.json`` stored beside a result.
+        overrides: values by dotted key (``limits.macs``, ``space.stages.0.depth``) that replace the file's.
+
+    Raises:
+        ConfigError: no such problem, or a mistake in it.
+        InputFileError: a ``problem.json`` that cannot be used.
+    """
+    path = find(name_or_path)
+    if path.suffix == ".json":
+        return _stored_run(path, overrides or {})
+    document = Document(path, overrides or {})
+    try:
+        config = _Config.model_validate(document.data)
+    except ValidationError as error:
+        first, *others = error.errors()
+        raise _refusal(first, document, more=len(others)) from error
+    return _run(config, document)
+
+
+def resolved(problem: Problem) -> Json:
+    """Return a problem with every default written out, as it is stored beside results.
+
+    Args:
+        problem: the problem.
+    """
+    return serde.problem_to_json(serde.ProblemFile(problem=problem))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """Return the file of a named problem, or the file itself.
+
+    Args:
+        name_or_path: one of `problem_names()`, or a path.
+
+    Raises:
+        ConfigError: neither.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    if path.is_file():
+        return path
+    if name in problem_names():
+        return config_folder() / f"{name}.yaml"
+    if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
+        raise ConfigError("no such file", where=name, hint=f"named problems: {', '.join(problem_names())}")
+    close = difflib.get_close_matches(name, problem_names(), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"named problems: {', '.join(problem_names())}"
+    raise ConfigError(f"no problem and no file is called {name!r}", hint=hint)
+
+
+def parse_latency(path: str, budget: str, *, where: str, folder: Path | None = None) -> LatencyRequest:
+    """Return what ``TABLE=25ms``, ``TABLE=400/s`` or ``TABLE=like:model.onnx`` asks for.
+
+    Args:
+        path: of the table.
+        budget: what follows the equals sign.
+        where: the option or key, for messages.
+        folder: that relative paths start from; None means the working folder.
+
+    Raises:
+        ConfigError: no table, or the budget is none of the three.
+    """
+    if not path or not budget:
+        raise ConfigError("expected a table and its budget", where=where, hint="say TABLE.csv=25ms")
+    base = folder or Path()
+    if budget.startswith("like:") and len(budget) > len("like:"):
+        return LatencyRequest(path=base / path, like=base / budget.removeprefix("like:"))
+    if budget.rstrip().endswith("/s"):
+        return LatencyRequest(path=base / path, rate_per_s=units.parse_rate_per_s(budget, where=where))
+    return LatencyRequest(path=base / path, budget_ms=units.parse_time_ms(budget, where=where))
+
+
+class _Section(BaseModel):
+    """What every part of a run file has in common: no unknown key, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise PydanticCustomError("section", "expected {keys}", {"keys": f"keys: {', '.join(cls.model_fields)}"})
+        for key in data:
+            if key not in cls.model_fields:
+                close = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(cls.model_fields)}"
+                raise PydanticCustomError("unknown_key", "unknown key", {"key": str(key), "hint": hint})
+        return data
+
+
+def _listed(length: int) -> BeforeValidator:
+    """Let one whole number stand for a list of it."""
+    return BeforeValidator(lambda item: [item] * length if type(item) is int else item)
+
+
+def _widths_form(item: Any) -> Any:
+    """Let one width, or a list of them, stand for ``{values: [...]}``."""
+    values = [item] if type(item) is int else item
+    return {"values": values} if isinstance(values, list) else values
+
+
+def _grid_form(item: Any) -> Any:
+    """Let a grid's name stand for its ratio."""
+    if not isinstance(item, str):
+        return item
+    if item not in GRIDS:
+        raise ConfigError(f"unknown grid {item!r}", hint=f"say {', '.join(GRIDS)}, or a ratio and a step")
+    return {"ratio": GRIDS[item]}
+
+
+def _count(item: Any) -> Any:
+    return units.parse_count(item, where="") if isinstance(item, str) else item
+
+
+def _size(item: Any) -> Any:
+    return units.parse_bytes(str(item), where="")
+
+
+_Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
+_End = Annotated[float, Field(gt=0, le=LARGEST_WIDTH)]
+_Ratio = Annotated[float, Field(ge=1, le=100)]
+_Step = Annotated[int, Field(ge=1, le=1024)]
+_Kernel = Annotated[int, Field(ge=1, le=31)]
+_Kernels = Annotated[list[_Kernel], Field(min_length=1, max_length=16), _listed(1)]
+_Pair = Annotated[list[Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]], Field(min_length=2, max_length=2), _listed(2)]
+_RatioPair = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
+_Count = Annotated[int, Field(gt=0), BeforeValidator(_count)]
+
+
+class _Grid(_Section):
+    ratio: _Ratio = GRIDS["default"]
+    step: _Step = DEFAULT_STEP
+
+
+class _Widths(_Section):
+    values: Annotated[list[_Width], Field(min_length=1, max_length=LARGEST_WIDTH)] | None = None
+    min: _End | None = None
+    max: _End | None = None
+    ratio: _Ratio | None = None
+    step: _Step | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        walked = self.min is not None and self.max is not None
+        given = any(end is not None for end in (self.min, self.max, self.ratio, self.step))
+        if (self.values is None) != walked or (self.values is not None and given):
+            raise ConfigError("expected a list of widths or {min, max}", hint="say [16, 24, 32] or {min: 16, max: 96}")
+        return self
+
+
+_Grids = Annotated[_Widths, BeforeValidator(_widths_form)]
+
+
+class _Stem(_Section):
+    out: _Grids
+    kernel: _Kernel = 3
+    stride: int = 2
+
+
+class _Stage(_Section):
+    stride: int
+    out: _Grids
+    bottleneck: _Grids
+    kernel: _Kernels = DEFAULT_KERNELS
+    depth: _Pair | None = None
+
+
+class _Head(_Section):
+    out: _Width
+    kernel: _Kernel = 1
+
+
+class _Rules(_Section):
+    non_decreasing: bool = True
+    max_growth: Annotated[float, Field(gt=0)] = 4.0
+    bottleneck_ratio: _RatioPair | None = None
+
+
+class _Space(_Section):
+    family: str
+    resolution: _Pair = [224, 224]
+    in_channels: Annotated[int, Field(ge=1, le=LARGEST_WIDTH)] = 3
+    classes: Annotated[int, Field(ge=0, le=2**24)] = 1000
+    activation: str | None = None
+    stem: _Stem
+    stages: Annotated[list[_Stage], Field(min_length=1, max_length=32)]
+    head: _Head | None = None
+    rules: _Rules = _Rules()
+
+
+class _Limits(_Section):
+    macs: _Count | None = None
+    params: _Count | None = None
+    rho: Annotated[float, Field(gt=0)] | None = None
+    memory: Annotated[int, Field(gt=0), BeforeValidator(_size)] | None = None
+    latency: dict[str, str] = {}
+
+
+class _Config(_Section):
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    space: _Space
+    grid: Annotated[_Grid, BeforeValidator(_grid_form)] = _Grid()
+    limits: _Limits = _Limits()
+    penalty: str = "std"
+
+
+def _refusal(detail: ErrorDetails, document: Document, *, more: int) -> ConfigError:
+    """Return pydantic's complaint as one of ours, with its place in the file."""
+    context = detail.get("ctx", {})
+    cause = context.get("error")
+    what, hint = (cause.what, cause.hint) if isinstance(cause, ConfigError) else (detail["msg"], context.get("hint"))
+    if detail["type"] == "missing":
+        what = f"{detail['loc'][-1]!r} is missing"
+    elif detail["type"].endswith("_type"):
+        what = f"{what}, got {detail['input']!r:.60}"
+    rest = f" (and {more} more)" if more else ""
+    return document.error(tuple(detail["loc"]), what + rest, hint=hint, key=context.get("key"))
+
+
+def _run(config: _Config, document: Document) -> Run:
+    if config.penalty not in entropy.PENALTIES:
+        expected = ", ".join(entropy.PENALTIES)
+        raise document.error(("penalty",), f"unknown penalty {config.penalty!r}", hint=f"expected one of {expected}")
+    limits = config.limits
+    with document.at("limits"):
+        kept = Limits(macs=limits.macs, params=limits.params, memory_bytes=limits.memory, rho=limits.rho)
+    problem = Problem(
+        name=config.name or document.path.stem, space=_space(config, document), limits=kept, penalty=config.penalty
+    )
+    return Run(problem=problem, latency=tuple(_requests(limits.latency, document)))
+
+
+def _requests(latency: Mapping[str, str], document: Document) -> list[LatencyRequest]:
+    requests = []
+    for path, budget in latency.items():
+        with document.at("limits", "latency", path):
+            requests.append(parse_latency(path, budget, where="", folder=document.path.parent))
+    return requests
+
+
+def _space(config: _Config, document: Document) -> Space:
+    asked = config.space
+    with document.at("space"):
+        family = families.get(asked.family)
+        families.resolve_activation(family, asked.activation)
+    stages = tuple(_stage(config, index, family, document) for index in range(len(asked.stages)))
+    stem = _widths(asked.stem.out, config.grid, document, ("space", "stem", "out"))
+    ratio = asked.rules.bottleneck_ratio or family.bottleneck_ratio
+    with document.at("space"):
+        if asked.stem.stride not in (1, 2):
+            raise ConfigError(f"expected stride 1 or 2, got {asked.stem.stride}", where="stem.stride")
+        if asked.stem.kernel % 2 == 0:
+            raise ConfigError(f"expected an odd kernel, got {asked.stem.kernel}", where="stem.kernel")
+        return Space(
+            family=family.name,
+            resolution=(asked.resolution[0], asked.resolution[1]),
+            stem=stem,
+            stages=stages,
+            bottleneck_ratio=(ratio[0], ratio[1]),
+            head=None if asked.head is None else Head(out=asked.head.out, kernel=asked.head.kernel),
+            in_channels=asked.in_channels,
+            classes=asked.classes,
+            activation=asked.activation,
+            stem_kernel=asked.stem.kernel,
+            stem_stride=asked.stem.stride,
+            non_decreasing=asked.rules.non_decreasing,
+            max_growth=asked.rules.max_growth,
+        )
+
+
+def _stage(config: _Config, index: int, family: Family, document: Document) -> StageSpace:
+    asked, place = config.space.stages[index], ("space", "stages", index)
+    largest = family.max_first_depth if index == 0 and family.max_first_depth else DEFAULT_DEPTH
+    depth = asked.depth or [1, largest]
+    out = _widths(asked.out, config.grid, document, (*place, "out"))
+    bottleneck = _widths(asked.bottleneck, config.grid, document, (*place, "bottleneck"))
+    with document.at(*place):
+        return StageSpace(
+            stride=asked.stride,
+            out=out,
+            bottleneck=bottleneck,
+            kernel=tuple(asked.kernel),
+            depth=(depth[0], depth[1]),
+        )
+
+
+def _widths(asked: _Widths, grid: _Grid, document: Document, place: tuple[str | int, ...]) -> tuple[int, ...]:
+    if asked.values is not None:
+        return tuple(asked.values)
+    ratio, step = asked.ratio or grid.ratio, asked.step or grid.step
+    low, high = asked.min or 0.0, asked.max or 0.0
+    with document.at(*place):
+        if high < low:
+            raise ConfigError(f"min {low:g} is above max {high:g}")
+        if ratio == GRIDS["fine"]:
+            return linear_grid(low, high, multiple=step)
+        if ratio < SMALLEST_RATIO:
+            raise ConfigError(f"a ratio of {ratio:g} makes no steps", hint=f"say 1 for every multiple of {step}")
+        return geometric_grid(low, high, ratio=ratio, multiple=step)
+
+
+def _stored_run(path: Path, overrides: Mapping[str, Any]) -> Run:
+    """Return what a ``problem.json`` asks for; its keys are those of the records."""
+    data = read_json(path)
+    for key, value in overrides.items():
+        put(data, key, value)
+    file = serde.problem_from_json(data, where=str(path))
+    paths = {reference.table: path.parent / reference.path for reference in file.tables}
+    limits = file.problem.limits
+    requests = []
+    for limit in limits.latency:
+        if limit.table not in paths:
+            raise ConfigError(f"no file is named for table {limit.table!r}", where=str(path), hint="add it to tables")
+        requests.append(LatencyRequest(path=paths[limit.table], budget_ms=limit.budget_ms))
+    return Run(problem=_without_latency(file.problem), latency=tuple(requests))
+
+
+def _without_latency(problem: Problem) -> Problem:
+    return replace(problem, limits=replace(problem.limits, latency=()))
