@@ -146,3 +146,25 @@ def whole_stage(tables: Coefficients, stage: int) -> NDArray[np.bool_]:
     """
     grid = tables.stages[stage]
     return grid.allows_in_inner[:, None, :] & grid.allows_in_out[:, :, None] & grid.allows_out_inner[None, :, :]
+
+
+def sample_designs(tables: Coefficients, count: int, *, seed: int) -> Ints:
+    """Return random designs of the space as [count, choices].
+
+    Args:
+        tables: the problem's tables.
+        count: how many.
+        seed: of the random numbers.
+    """
+    random = np.random.default_rng(seed)
+    starts = np.flatnonzero(whole_stage(tables, 0).any(axis=(1, 2)))
+    designs = np.empty((count, 1 + 3 * len(tables.stages)), dtype=np.int64)
+    designs[:, 0] = random.choice(starts, count)
+    for i, grid in enumerate(tables.stages):
+        allowed = whole_stage(tables, i)
+        for before in np.unique(designs[:, width_column(i)]):
+            rows = designs[:, width_column(i)] == before
+            pairs = np.argwhere(allowed[before])
+            designs[np.ix_(rows, [1 + 3 * i, 2 + 3 * i])] = pairs[random.integers(0, len(pairs), rows.sum())]
+        designs[:, 3 + 3 * i] = random.integers(grid.depth[0], grid.depth[1] + 1, count)
+    return designs

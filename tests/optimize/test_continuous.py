@@ -1,0 +1,152 @@
+from dataclasses import replace
+
+import pyomo.environ as pyo
+import pytest
+
+from deepmad_hw import check, families
+from deepmad_hw.errors import MissingExtraError
+from deepmad_hw.optimize import continuous, solvers
+from deepmad_hw.optimize.coefficients import coefficients
+from deepmad_hw.optimize.surrogate import fit_surrogate
+from deepmad_hw.problem import Limits, Problem
+
+
+def _solved(problem, models):
+    return continuous.solve_continuous(coefficients(problem, models))
+
+
+def test_casadi_returns_the_known_optimum_and_multiplier():
+    model = pyo.ConcreteModel()
+    model.dual = pyo.Suffix(direction=pyo.Suffix.IMPORT)
+    model.x = pyo.Var(bounds=(-10, 10), initialize=0.0)
+    model.cap = pyo.Constraint(expr=model.x <= 1)
+    model.cost = pyo.Objective(expr=(model.x - 2) ** 2)
+    outcome = solvers.nlp_solver(model).solve()
+    assert outcome.converged
+    assert model.x.value == pytest.approx(1.0, abs=1e-6)
+    assert model.dual[model.cap] == pytest.approx(-2.0, abs=1e-5)  # a looser cap lowers the cost by 2 per unit
+
+
+def test_infeasible_model_is_no_convergence():
+    model = pyo.ConcreteModel()
+    model.dual = pyo.Suffix(direction=pyo.Suffix.IMPORT)
+    model.x = pyo.Var(bounds=(0, 1), initialize=0.5)
+    model.out_of_reach = pyo.Constraint(expr=pyo.exp(model.x) >= 5)
+    model.cost = pyo.Objective(expr=model.x**2)
+    assert not solvers.nlp_solver(model).solve().converged
+
+
+def test_missing_executable_is_named(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    model = pyo.ConcreteModel()
+    with pytest.raises(MissingExtraError, match="ipopt"):
+        solvers.nlp_solver(model, executable=True)
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_model_equals_the_judge_at_whole_numbers(family, space_of, some_designs):
+    space = space_of(family, seed=3, head=True)
+    limits = Limits(macs=1e8, params=1e6, rho=0.3)
+    tables = coefficients(Problem(name="small", space=space, limits=limits), {})
+    built = continuous.build(tables)
+    for design in some_designs(tables, 5):
+        architecture = tables.decode(design)
+        truth = check.evaluate(architecture)
+        _put(built.model, architecture)
+        objective = -pyo.value(built.model.objective)
+        assert objective == pytest.approx(truth.objective, rel=1e-12, abs=10 * truth.penalty * 0.011)
+        squeezed = 0.3 if family == "mbconv_se" else 1e-12  # a plain quarter in place of its grid
+        for name, limit in (("macs", limits.macs), ("params", limits.params)):
+            row = built.rows[name][1][0][0]
+            assert pyo.value(row.body) * limit == pytest.approx(getattr(truth, name), rel=squeezed)
+        worst = max(pyo.value(rows[0][0].body) for name, (_, rows) in built.rows.items() if name.startswith("rho"))
+        assert (worst > 0) == (truth.max_rho > limits.rho)
+
+
+def _put(model, architecture):
+    model.log_width[0].set_value(float(pyo.log(architecture.stem.out)))
+    for i, stage in enumerate(architecture.stages, start=1):
+        model.log_width[i].set_value(float(pyo.log(stage.out)))
+        model.log_bottleneck[i].set_value(float(pyo.log(stage.bottleneck)))
+        model.log_kernel[i].set_value(float(pyo.log(stage.kernel)))
+        model.depth[i].set_value(stage.depth)
+
+
+@pytest.mark.parametrize("name", ["deepmad-r18", "deepmad-29m-224"])
+def test_continuous_optimum_tops_the_grids_incumbent(name, published):
+    result = _solved(published(name), {})
+    assert result.design.objective > {"deepmad-r18": 34918.9, "deepmad-29m-224": 22685.0}[name]
+    assert result.design.objective < {"deepmad-r18": 37000, "deepmad-29m-224": 24000}[name]
+
+
+@pytest.mark.parametrize("budget_ms", [25.0, 40.0])
+def test_prices_agree_with_re_solves(budget_ms, published, table):
+    model = {"made-up": table(margin=0.1)}
+    problem = published("deepmad-r18", latency=(("made-up", budget_ms),))
+    result = _solved(problem, model)
+    prices = {price.limit: price for price in result.prices}
+    checked = set()
+    for name, step in (("macs", 1e6), ("params", 1e6), ("rho", 0.01), ("latency:made-up", 1.0)):
+        bought = sum(
+            price.objective_per_unit
+            for limit, price in prices.items()
+            if limit == name or limit.startswith(f"{name}:scale")
+        )
+        ends = [_solved(_moved(problem, name, sign * 0.02 * step), model).design.objective for sign in (-1, 1)]
+        slope = (ends[1] - ends[0]) / 0.04
+        assert bought == pytest.approx(slope, rel=0.03, abs=2.0)
+        if any(price.binding for limit, price in prices.items() if limit.startswith(name)):
+            assert slope > 2.0
+            checked.add(name)
+    assert {"latency:made-up", "rho"} <= checked
+
+
+def _moved(problem, name, amount):
+    limits = problem.limits
+    if name.startswith("latency:"):
+        limit = limits.latency[0]
+        moved = replace(limits, latency=(replace(limit, budget_ms=limit.budget_ms + amount),))
+    else:
+        moved = replace(limits, **{name: getattr(limits, name) + amount})
+    return replace(problem, limits=moved)
+
+
+def test_memory_price_agrees_with_re_solves(space_of):
+    problem = Problem(name="small", space=space_of("mbconv", seed=1, widths=4), limits=Limits(memory_bytes=700_000))
+    price = next(price for price in _solved(problem, {}).prices if price.limit == "memory")
+    ends = [_solved(_moved(problem, "memory_bytes", amount), {}).design.objective for amount in (-4096, 4096)]
+    slope_per_mib = (ends[1] - ends[0]) / 8192 * 2**20
+    assert (price.binding, price.unit) == (True, "MiB")
+    assert price.objective_per_unit == pytest.approx(slope_per_mib, rel=0.03)
+
+
+def test_unreachable_limit_gives_no_point(published):
+    problem = published("deepmad-r18")
+    assert _solved(replace(problem, limits=Limits(macs=1e6)), {}) is None
+
+
+def test_same_problem_gives_the_same_point(published, table):
+    problem = published("deepmad-r18", latency=(("made-up", 25.0),))
+    one, other = (_solved(problem, {"made-up": table()}) for _ in range(2))
+    assert one.prices == other.prices
+    assert replace(one.design, solve_ms=0) == replace(other.design, solve_ms=0)
+
+
+def test_surrogate_of_a_noisy_table_is_within_its_noise_and_reports_it(published, table):
+    problem = published("deepmad-29m-224", latency=(("made-up", 25.0),))
+    tables = coefficients(problem, {"made-up": table(noise=0.3)})
+    fit = fit_surrogate(tables, tables.quantities["latency:made-up"])
+    assert 0.001 < fit.median_error < 0.03
+    assert fit.median_error < fit.worst_error < 0.15
+
+
+def test_surrogate_of_a_posynomial_table_is_exact(published, table):
+    problem = published("deepmad-r18", latency=(("made-up", 25.0),))
+    tables = coefficients(problem, {"made-up": table(noise=0.0)})
+    fit = fit_surrogate(tables, tables.quantities["latency:made-up"])
+    assert fit.worst_error < 1e-6
+
+
+def test_surrogate_of_plain_macs_is_exact(published):
+    tables = coefficients(published("deepmad-r18"), {})
+    assert fit_surrogate(tables, tables.quantities["macs"]).worst_error < 1e-9
