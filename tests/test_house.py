@@ -1,0 +1,199 @@
+"""The house keeps its rules: layers in docstrings, one line per plug-in, no code in data, no strays."""
+
+import ast
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from deepmad_hw import families
+from deepmad_hw.families.base import Family
+
+pytestmark = pytest.mark.checkout
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SOURCES = sorted(path for room in ("deepmad_hw", "profilers") for path in (ROOT / room).rglob("*.py"))
+PYTHON_FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
+HIGHEST_LAYER = 4  # workflows and the command line stand on one layer; the second may import the first
+
+TOP_LEVEL = {
+    ".ci",
+    ".gitignore",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "benchmarks",
+    "configs",
+    "constraints.txt",
+    "deepmad_hw",
+    "docs",
+    "latency_tables",
+    "profilers",
+    "pyproject.toml",
+    "tests",
+}
+# What tools and runs leave behind, all of it named in .gitignore.
+LEFT_BEHIND = {
+    ".bench",
+    ".git",
+    ".hypothesis",
+    ".import_linter_cache",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".venv",
+    "__pycache__",
+    "build",
+    "dist",
+    "quickstart",
+}
+
+
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def layer_table():
+    """Return layer by room or module, read from the import-linter contract that enforces it."""
+    contract = next(c for c in SETTINGS["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    from_below = enumerate(reversed(contract["layers"]))
+    return {name: min(layer, HIGHEST_LAYER) for layer, line in from_below for name in re.findall(r"\w+", line)}
+
+
+def layer_of(path):
+    if path.is_relative_to(ROOT / "profilers"):
+        return 3
+    first = path.relative_to(ROOT / "deepmad_hw").parts[0].removesuffix(".py")
+    table = layer_table() | {"__init__": HIGHEST_LAYER}
+    assert first in table, f"{first} stands in no layer of the import-linter contract"
+    return table[first]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_the_first_docstring_line_says_one_job_and_the_layer(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring, "no module docstring"
+    first = docstring.splitlines()[0]
+    said = re.findall(r"Layer (\d)", first)
+    assert said == [str(layer_of(path))], first
+
+
+def test_every_layer_has_its_modules():
+    assert {layer_of(path) for path in SOURCES} == set(range(HIGHEST_LAYER + 1))
+
+
+FAMILY_FILES = sorted((ROOT / "deepmad_hw" / "families").glob("*.py"))
+NOT_FAMILIES = {"__init__", "base", "residual"}
+
+
+@pytest.mark.parametrize("path", [path for path in FAMILY_FILES if path.stem not in NOT_FAMILIES], ids=relative)
+def test_every_family_of_a_file_is_in_the_table(path):
+    module = importlib.import_module(f"deepmad_hw.families.{path.stem}")
+    made = [value for value in vars(module).values() if isinstance(value, Family)]
+    assert made, "a file of families that holds none"
+    for family in made:
+        assert families.get(family.name) is family
+
+
+FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "requests", "urllib.request"}
+FORBIDDEN_NAMES = {
+    "__import__",
+    "allow_pickle=True",
+    "eval",
+    "exec",
+    "os.popen",
+    "os.system",
+    "shell=True",
+    "torch.load",
+    "torch.save",
+    "weights_only=False",
+    "yaml.full_load",
+    "yaml.load",
+    "yaml.unsafe_load",
+}
+
+
+def forbidden_in(source):
+    """Return what a Python text uses that turns data into code, starts shells or downloads."""
+    imported, found = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Name | ast.Attribute):
+            found.add(ast.unparse(node))
+        elif isinstance(node, ast.keyword):
+            found.add(f"{node.arg}={ast.unparse(node.value)}")
+    modules = {module for module in FORBIDDEN_MODULES if any(f"{name}.".startswith(f"{module}.") for name in imported)}
+    return modules | ((found | imported) & FORBIDDEN_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import pickle", {"pickle"}),
+        ("from joblib import load", {"joblib"}),
+        ("import urllib.request as r", {"urllib.request"}),
+        ("from torch import load", {"torch.load"}),
+        ("torch.load(path)", {"torch.load"}),
+        ("np.load(path, allow_pickle=True)", {"allow_pickle=True"}),
+        ("run(line, shell=True)", {"shell=True"}),
+        ("eval(text)", {"eval"}),
+        ("read = yaml.load", {"yaml.load"}),
+        ("yaml.safe_load(text); model.eval(); re.compile(text); requests = []; from urllib import parse", set()),
+    ],
+)
+def test_code_by_data_is_found(source, expected):
+    assert forbidden_in(source) == expected
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
+def test_data_never_becomes_code(path):
+    assert forbidden_in(path.read_text()) == set()
+
+
+def test_every_top_level_entry_is_expected():
+    found = {path.name for path in ROOT.iterdir()}
+    assert found - TOP_LEVEL - LEFT_BEHIND == set()
+    assert TOP_LEVEL - found == set()
+
+
+def test_what_tools_leave_behind_is_ignored_by_git():
+    lines = (ROOT / ".gitignore").read_text().splitlines()
+    ignored = {line.strip("/") for line in lines if line and not line.startswith("#")}
+    assert LEFT_BEHIND - ignored == {".git"}
+
+
+@pytest.mark.parametrize("room", ["configs", "latency_tables", "docs"])
+def test_rooms_of_data_hold_no_code(room):
+    assert [relative(path) for path in (ROOT / room).rglob("*.py")] == []
+
+
+def test_both_packages_say_that_they_are_typed():
+    for room in ("deepmad_hw", "profilers"):
+        assert (ROOT / room / "py.typed").is_file()
+
+
+def test_every_pin_is_exact_and_in_order():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins == sorted(pins, key=lambda pin: pin.split("=="))
+    assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin)] == []
+    assert "torch==2.13.0" in pins
+
+
+def test_every_requirement_is_pinned_for_developers():
+    project = SETTINGS["project"]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    names = {re.match(r"[A-Za-z0-9-]+", line)[0].lower() for line in wanted}
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert names - pinned == set()
