@@ -9,6 +9,7 @@ import numpy as np
 from deepmad_hw import costs
 from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.layer import IMAGE, Graph
 from deepmad_hw.space import Space, StageSpace
 
 MAX_TRIES = 10_000
@@ -114,3 +115,31 @@ def _architecture(space: Space, stem: int, stages: tuple[Stage, ...]) -> Archite
         classes=space.classes,
         activation=space.activation,
     )
+
+
+def rescaled(graph: Graph, factor: float, *, name: str) -> Graph:
+    """Return a graph with every inner width multiplied, the image's channels and the classes kept.
+
+    It shows layers of the same kinds at the same resolutions as the original without showing the original's own.
+
+    Args:
+        graph: a network.
+        factor: multiplies widths; results are at least 1, and multiples of 8 from 32 up.
+        name: the new graph's name.
+    """
+
+    def wide(channels: int) -> int:
+        scaled = channels * factor
+        return max(8 * round(scaled / 8), 32) if scaled >= 32 else max(1, round(scaled))
+
+    nodes = []
+    for node in graph:
+        spec = node.spec
+        in_channels = spec.in_channels if node.inputs[0] == IMAGE else wide(spec.in_channels)
+        kept = node.name in graph.outputs and spec.op == "linear"
+        out_channels = spec.out_channels if kept else wide(spec.out_channels)
+        groups = in_channels if spec.depthwise else spec.groups
+        nodes.append(
+            replace(node, spec=replace(spec, in_channels=in_channels, out_channels=out_channels, groups=groups))
+        )
+    return replace(graph, name=name, nodes=tuple(nodes))

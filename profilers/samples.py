@@ -119,7 +119,7 @@ def unprofiled_share(unit: Unit) -> float:
     Args:
         unit: a measured unit with node times.
     """
-    runs = [sum(run) for run in zip(*unit.nodes_us.values(), strict=True)]
+    runs: list[float] = [sum(run) for run in zip(*unit.nodes_us.values(), strict=True)]
     return statistics.median(unit.total_us) / statistics.median(runs)
 
 

@@ -1,0 +1,195 @@
+"""Reads and writes latency tables: rows as CSV, what they belong to as JSON beside it. Layer 2.
+
+Schema history (`SCHEMA`):
+    1: first version.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from deepmad_hw.errors import DeepmadError, InputFileError
+from deepmad_hw.files import write_atomically
+from deepmad_hw.jsonfile import Json, Place, plain, read_json, record, require_keys, typed, versioned, write_json
+from deepmad_hw.layer import LayerSpec
+from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.serde import architecture_from_json, architecture_to_json
+from deepmad_hw.table import CalibrationNetwork, LatencyTable
+
+SCHEMA = 1
+LARGEST_TABLE_BYTES = 256 * 2**20
+
+_SPEC_COLUMNS = tuple(field.name for field in fields(LayerSpec))
+_TEXT_COLUMNS = ("op", "activation")
+COLUMNS = (*_SPEC_COLUMNS, "status", "median_us", "relative_error", "samples_us")
+_SIDECAR_KEYS = ("name", "csv_sha256", "environment", "canary_us", "notes", "calibration")
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return where the JSON of a table lies.
+
+    Args:
+        path: the table's CSV.
+    """
+    return path.with_suffix(".json")
+
+
+def write_table(path: Path, table: LatencyTable) -> None:
+    """Write a table as CSV and its sidecar.
+
+    Args:
+        path: of the CSV; the sidecar takes the ending ``.json``.
+        table: what.
+
+    Raises:
+        StorageError: a file could not be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in sorted(table.rows, key=lambda row: row.spec):
+        writer.writerow(_csv_row(row))
+    data = text.getvalue().encode()
+    sidecar = {
+        "schema": SCHEMA,
+        "name": table.name,
+        "csv_sha256": hashlib.sha256(data).hexdigest(),
+        "environment": plain(table.environment),
+        "canary_us": table.canary_us,
+        "notes": list(table.notes),
+        "calibration": [
+            {
+                "name": network.measurement.name,
+                "architecture": architecture_to_json(network.architecture),
+                "status": network.measurement.status,
+                "samples_us": [round(value, 2) for value in network.measurement.samples_us],
+            }
+            for network in table.calibration
+        ],
+    }
+    write_atomically(path, data)
+    write_json(sidecar_path(path), sidecar)
+
+
+def _csv_row(row: LayerMeasurement) -> list[str]:
+    numbers = [str(int(value) if isinstance(value, bool) else value) for value in _spec_values(row.spec)]
+    measured = (f"{row.median_us:.3f}", f"{row.relative_error:.4f}") if row.samples_us else ("", "")
+    return [*numbers, row.status, *measured, " ".join(f"{value:.2f}" for value in row.samples_us)]
+
+
+def _spec_values(spec: LayerSpec) -> list[Any]:
+    return [getattr(spec, name) for name in _SPEC_COLUMNS]
+
+
+def read_table(path: Path) -> LatencyTable:
+    """Return the table of a CSV and its sidecar.
+
+    Args:
+        path: of the CSV.
+
+    Raises:
+        InputFileError: a file is missing, damaged, of another schema, or the two do not belong together.
+    """
+    data = _read(path)
+    side = sidecar_path(path)
+    if not side.exists():
+        raise InputFileError("the table's sidecar is missing", where=str(side), hint="copy it along with the CSV")
+    at = Place(str(side))
+    sidecar = versioned(read_json(side), at, schema=SCHEMA)
+    require_keys(sidecar, _SIDECAR_KEYS, at)
+    if sidecar["csv_sha256"] != hashlib.sha256(data).hexdigest():
+        raise InputFileError(
+            "the rows are not those its sidecar was written for", where=str(path), hint="copy both files again"
+        )
+    rows = _rows(path, data)
+    try:
+        return LatencyTable(
+            name=typed(str, sidecar["name"], at.key("name")),
+            environment=record(Environment, sidecar["environment"], at.key("environment")),
+            rows=rows,
+            calibration=tuple(
+                _calibration(item, at.key("calibration").index(i)) for i, item in enumerate(sidecar["calibration"])
+            ),
+            canary_us=typed(float | None, sidecar["canary_us"], at.key("canary_us")),
+            notes=typed(tuple[str, ...], sidecar["notes"], at.key("notes")),
+        )
+    except InputFileError:
+        raise
+    except DeepmadError as error:
+        raise InputFileError(error.what, where=str(path), hint=error.hint) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST_TABLE_BYTES:
+            raise InputFileError(f"larger than {LARGEST_TABLE_BYTES} bytes", where=str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise InputFileError(
+            f"cannot be read: {error.strerror or error}", where=str(path), hint="make one with 'deepmad-hw profile'"
+        ) from error
+
+
+def _rows(path: Path, data: bytes) -> tuple[LayerMeasurement, ...]:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputFileError("is no text", where=str(path)) from error
+    reader = csv.reader(io.StringIO(text))
+    try:
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            raise InputFileError(f"expected the columns {','.join(COLUMNS)}", where=f"{path}:1")
+        return tuple(_row(cells, f"{path}:{reader.line_num}") for cells in reader)
+    except csv.Error as error:
+        raise InputFileError(f"is no CSV ({error})", where=f"{path}:{reader.line_num}") from error
+
+
+def _row(cells: list[str], where: str) -> LayerMeasurement:
+    if len(cells) != len(COLUMNS):
+        raise InputFileError(f"expected {len(COLUMNS)} cells, got {len(cells)}", where=where)
+    values = dict(zip(COLUMNS, cells, strict=True))
+    spec_values: dict[str, Any] = {
+        name: values[name] if name in _TEXT_COLUMNS else _whole(values[name], f"{where}:{name}")
+        for name in _SPEC_COLUMNS
+    }
+    if spec_values["residual"] not in (0, 1):
+        raise InputFileError(f"expected 0 or 1, got {spec_values['residual']}", where=f"{where}:residual")
+    spec_values["residual"] = bool(spec_values["residual"])
+    samples = tuple(_number(word, f"{where}:samples_us") for word in values["samples_us"].split())
+    try:
+        return LayerMeasurement(spec=LayerSpec(**spec_values), samples_us=samples, status=values["status"])
+    except DeepmadError as error:
+        column = error.where if error.where in COLUMNS else "samples_us"
+        raise InputFileError(error.what, where=f"{where}:{column}", hint=error.hint) from error
+
+
+def _whole(text: str, where: str) -> int:
+    # int() also takes underscores, signs and other scripts' digits, which no table of ours holds.
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise InputFileError(f"expected a whole number, got {text!r}", where=where)
+    return int(text)
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputFileError(f"expected a number, got {text!r}", where=where) from error
+
+
+def _calibration(item: Json, at: Place) -> CalibrationNetwork:
+    if not isinstance(item, dict):
+        raise at.error("expected an object")
+    require_keys(item, ("name", "architecture", "status", "samples_us"), at)
+    return CalibrationNetwork(
+        architecture=architecture_from_json(item["architecture"], where=f"{at.file}: {at.path}"),
+        measurement=record(
+            NetworkMeasurement, {key: value for key, value in item.items() if key != "architecture"}, at
+        ),
+    )

@@ -1,0 +1,52 @@
+"""A latency table: what layers and whole networks took on one device in one setting. Layer 1, standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepmad_hw.architecture import Architecture
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.layer import LayerSpec
+from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationNetwork:
+    """A whole network timed in the same run as the layers; it tells how well their sum predicts.
+
+    Args:
+        architecture: the network.
+        measurement: its unprofiled times.
+    """
+
+    architecture: Architecture
+    measurement: NetworkMeasurement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyTable:
+    """Measured rows, the networks that calibrate them, and where all were taken.
+
+    Args:
+        name: how limits and results call it.
+        environment: the table's fingerprint.
+        rows: one per layer, no two of one spec.
+        calibration: whole networks, empty for a table without margins.
+        canary_us: what the canary took while the table was made.
+        notes: what a reader should know, such as how it was profiled.
+    """
+
+    name: str
+    environment: Environment
+    rows: tuple[LayerMeasurement, ...]
+    calibration: tuple[CalibrationNetwork, ...] = ()
+    canary_us: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse two rows of one layer."""
+        seen: set[LayerSpec] = set()
+        for row in self.rows:
+            if row.spec in seen:
+                raise ConfigError(f"two rows of one layer: {row.spec}", where=self.name)
+            seen.add(row.spec)
