@@ -27,7 +27,7 @@ Json = dict[str, Any]
 Record = TypeVar("Record")
 
 
-def dumps(data: Json) -> str:
+def dumps(data: Json | list[Any]) -> str:
     """Return JSON text, the same for the same data: keys in their order, floats in full.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -60,6 +60,16 @@ class Run:
 
     problem: Problem
     latency: tuple[LatencyRequest, ...] = ()
+
+    def with_latency(self, requests: Sequence[LatencyRequest]) -> Run:
+        """Return the run with more latency limits; one on the same table replaces the file's.
+
+        Args:
+            requests: what the flags ask for.
+        """
+        asked = [request.path.resolve() for request in requests]
+        kept = [request for request in self.latency if request.path.resolve() not in asked]
+        return replace(self, latency=(*kept, *requests))
 
 
 def config_folder() -> Path:
@@ -159,7 +169,8 @@ def parse_latency(path: str, budget: str, *, where: str, folder: Path | None = N
         raise ConfigError("expected a table and its budget", where=where, hint="say TABLE.csv=25ms")
     base = folder or Path()
     if budget.startswith("like:") and len(budget) > len("like:"):
-        return LatencyRequest(path=base / path, like=base / budget.removeprefix("like:"))
+        like = budget.removeprefix("like:")  # a file, or the name of a reference network
+        return LatencyRequest(path=base / path, like=base / like if (base / like).exists() else Path(like))
     if budget.rstrip().endswith("/s"):
         return LatencyRequest(path=base / path, rate_per_s=units.parse_rate_per_s(budget, where=where))
     return LatencyRequest(path=base / path, budget_ms=units.parse_time_ms(budget, where=where))
@@ -398,7 +409,12 @@ def _stored_run(path: Path, overrides: Mapping[str, Any]) -> Run:
     """Return what a ``problem.json`` asks for; its keys are those of the records."""
     data = read_json(path)
     for key, value in overrides.items():
-        put(data, key, value)
+        if key == "limits.memory":
+            put(data, "limits.memory_bytes", _size(value))
+        elif key == "grid":
+            raise ConfigError("a stored problem has its widths written out", where="grid", hint="give the run file")
+        else:
+            put(data, key, value)
     file = serde.problem_from_json(data, where=str(path))
     paths = {reference.table: path.parent / reference.path for reference in file.tables}
     limits = file.problem.limits

@@ -1,0 +1,126 @@
+"""Options that several verbs share: their types, their help, and how their words are read. Layer 4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepmad_hw import units
+from deepmad_hw.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deepmad_hw.workflows.config import LatencyRequest
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
+Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
+Seed = Annotated[int, typer.Option(min=0, help="Start of every random choice.")]
+Latency = Annotated[
+    list[str],
+    typer.Option(
+        metavar="TABLE=BUDGET",
+        help="Latency limit on a table's device: T.csv=25ms, T.csv=400/s or T.csv=like:NETWORK. Repeatable.",
+    ),
+]
+Macs = Annotated[str | None, typer.Option(metavar="COUNT", help="Most multiply-adds, such as 1.8G.")]
+Params = Annotated[str | None, typer.Option(metavar="COUNT", help="Most parameters, such as 11.7M.")]
+Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Most activation memory, such as 8MiB.")]
+Rho = Annotated[float | None, typer.Option(help="Largest effectiveness at any scale, such as 0.3.")]
+Gap = Annotated[str, typer.Option(metavar="PERCENT", help="Largest gap to the proved bound.")]
+TimeLimit = Annotated[str, typer.Option(metavar="TIME", help="Longest time to solve.")]
+Grid = Annotated[str | None, typer.Option(metavar="NAME", help="Widths to choose from: default, reference or fine.")]
+Resolution = Annotated[
+    str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the image, such as 224 or 192x256.")
+]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace any value of the run file, such as limits.rho=0.4."),
+]
+
+
+def latency_requests(texts: Sequence[str]) -> tuple[LatencyRequest, ...]:
+    """Return what ``--latency`` asks for.
+
+    Args:
+        texts: the option's values.
+
+    Raises:
+        ConfigError: one of them is no table and budget.
+    """
+    from deepmad_hw.workflows.config import parse_latency
+
+    parts = [text.partition("=") for text in texts]
+    return tuple(parse_latency(path, budget, where="--latency") for path, _, budget in parts)
+
+
+def overrides(
+    *,
+    macs: str | None = None,
+    params: str | None = None,
+    memory: str | None = None,
+    rho: float | None = None,
+    grid: str | None = None,
+    resolution: str | None = None,
+    settings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the values that flags put over a run file, by dotted key.
+
+    Args:
+        macs: value of ``--macs``.
+        params: value of ``--params``.
+        memory: value of ``--memory``.
+        rho: value of ``--rho``.
+        grid: value of ``--grid``.
+        resolution: value of ``--resolution``.
+        settings: values of ``--set``.
+
+    Raises:
+        ConfigError: a value has no or another unit.
+    """
+    given = {
+        "limits.macs": None if macs is None else units.parse_count(macs, where="--macs"),
+        "limits.params": None if params is None else units.parse_count(params, where="--params"),
+        "limits.memory": None if memory is None else f"{units.parse_bytes(memory, where='--memory')}B",
+        "limits.rho": rho,
+        "grid": grid,
+        "space.resolution": None if resolution is None else _sides(resolution),
+    }
+    return {
+        **{key: value for key, value in given.items() if value is not None},
+        **dict(_setting(text) for text in settings),
+    }
+
+
+def existing_folder(path: Path) -> Path:
+    """Return a folder that a result is read from.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not path.is_dir():
+        raise ConfigError("no such folder", where=str(path), hint="give the folder that `design --out` wrote")
+    return path
+
+
+def _sides(text: str) -> list[int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdecimal() and len(side) < 6 for side in sides):
+        raise ConfigError(f"{text!r} is no resolution", where="--resolution", hint="say 224 or 192x256")
+    return [int(sides[0]), int(sides[-1])]
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ConfigError(f"{text!r} is no key and value", where="--set", hint="say limits.rho=0.4")
+    try:
+        return key, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{value!r} is no YAML value", where=f"--set {key}") from error

@@ -1,0 +1,188 @@
+"""From a problem and its latency tables to a stored design. Layer 4."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from deepmad_hw import serde
+from deepmad_hw.errors import ConfigError, InputFileError, StorageError
+from deepmad_hw.latency import LatencyModel, predict_ms, upper_ms
+from deepmad_hw.problem import LatencyLimit, Problem
+from deepmad_hw.serde import ProblemFile, TableReference
+from deepmad_hw.solution import Solution
+from deepmad_hw.workflows.config import LatencyRequest, Run
+from deepmad_hw.workflows.networks import DESIGN_FILE, load_network
+
+METHODS = ("certified", "fast", "continuous")
+PROBLEM_FILE = "problem.json"
+
+Loader = Callable[[Path], LatencyModel]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A problem with everything that is needed to solve it.
+
+    Args:
+        problem: with its latency limits in milliseconds.
+        models: latency models by table name.
+        tables: file of each table, by table name.
+    """
+
+    problem: Problem
+    models: Mapping[str, LatencyModel] = field(default_factory=dict)
+    tables: Mapping[str, Path] = field(default_factory=dict)
+
+
+def design(
+    problem: Problem,
+    models: Mapping[str, LatencyModel] | None = None,
+    *,
+    method: str = "certified",
+    gap: float = 0.005,
+    time_limit_s: float = 60.0,
+    threads: int = 1,
+    seed: int = 0,
+) -> Solution:
+    """Return the best design of a problem's space within its limits.
+
+    Args:
+        problem: space and limits.
+        models: latency models by table name, at least those that the limits name.
+        method: ``certified`` (with a proved bound), ``fast`` (integer, no bound) or ``continuous`` (real widths).
+        gap: (bound - objective) / objective at which the proof may stop.
+        time_limit_s: after which the best design so far is returned.
+        threads: of the solver.
+        seed: of every random choice.
+
+    Returns:
+        The design, what it is worth, and how sure that is; status ``infeasible`` where no design keeps the limits.
+
+    Raises:
+        ConfigError: unknown method, a limit without its table, or a gap or time that is not positive.
+        NotCoveredError: a table covers nothing of the space.
+        SolverError: the solver broke down.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}", where="method", hint=f"expected one of {', '.join(METHODS)}")
+    if not 0 < gap < 1:
+        raise ConfigError(f"expected a gap between 0 and 100 %, got {gap:.6g}", where="gap")
+    if not time_limit_s > 0:
+        raise ConfigError(f"expected a time above 0, got {time_limit_s:g} s", where="time_limit")
+    given = dict(models or {})
+    for limit in problem.limits.latency:
+        if limit.table not in given:
+            raise ConfigError(f"no latency table is called {limit.table!r}", where=f"latency:{limit.table}")
+    from deepmad_hw.optimize.solve import solve
+
+    solution: Solution = solve(
+        problem, given, method=method, gap=gap, time_limit_s=time_limit_s, threads=threads, seed=seed
+    )
+    return solution
+
+
+def with_tables(run: Run, *, load: Loader | None = None) -> Question:
+    """Load the tables that a run asks for and turn its budgets into milliseconds.
+
+    Args:
+        run: what was asked.
+        load: reads a table; None takes `deepmad_hw.workflows.tables.load_model`.
+
+    Raises:
+        InputFileError: a table is missing or cannot be used.
+        ConfigError: two budgets on one table, or two tables of one name.
+    """
+    models: dict[str, LatencyModel] = {}
+    tables: dict[str, Path] = {}
+    limits = []
+    for request in run.latency:
+        model = load_table(request.path, load=load)
+        if tables.setdefault(model.name, request.path) != request.path:
+            raise ConfigError(
+                f"two tables are called {model.name!r}", where=str(request.path), hint="rename one of the files"
+            )
+        models[model.name] = model
+        limits.append(LatencyLimit(table=model.name, budget_ms=_budget_ms(request, model)))
+    kept = replace(run.problem.limits, latency=tuple(limits))
+    return Question(problem=replace(run.problem, limits=kept), models=models, tables=tables)
+
+
+def load_table(path: Path, *, load: Loader | None = None) -> LatencyModel:
+    """Return the latency model of a table's file.
+
+    Args:
+        path: of the table.
+        load: reads it; None takes `deepmad_hw.workflows.tables.load_model`.
+
+    Raises:
+        InputFileError: there is no such file, or it cannot be used.
+    """
+    if not path.is_file():
+        raise InputFileError(
+            "no such latency table", where=str(path), hint=f"make it with: deepmad-hw profile --out {path}"
+        )
+    if load is not None:
+        return load(path)
+    from deepmad_hw.workflows.tables import load_model
+
+    return load_model(path)
+
+
+def _budget_ms(request: LatencyRequest, model: LatencyModel) -> float:
+    if request.budget_ms is not None:
+        return request.budget_ms
+    if request.rate_per_s is not None:
+        batch: int = getattr(model, "batch", 1)
+        return 1000.0 * batch / request.rate_per_s
+    predicted_ms = predict_ms(load_network(request.like or "").graph, model)
+    return upper_ms(predicted_ms, model) or predicted_ms
+
+
+def save_design(
+    folder: Path, solution: Solution, problem: Problem, *, tables: Mapping[str, Path] | None = None
+) -> None:
+    """Write a solution and its problem, so that `verify`, `export` and `bench` work from the folder alone.
+
+    Args:
+        folder: made where it is not there; files of an earlier design in it are replaced.
+        solution: the answer.
+        problem: the question, with every default written out.
+        tables: file of each latency table, by table name; they are named by path and sha256, not copied.
+
+    Raises:
+        StorageError: a file could not be written.
+        InputFileError: a table is gone.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the folder cannot be made: {error.strerror}", where=str(folder)) from error
+    references = tuple(_reference(name, path, folder) for name, path in sorted((tables or {}).items()))
+    # The design last: where it stands, the problem it answers stands too.
+    serde.write_problem(folder / PROBLEM_FILE, ProblemFile(problem=problem, tables=references))
+    serde.write_solution(folder / DESIGN_FILE, solution, space=problem.space)
+
+
+def table_sha256(path: Path) -> str:
+    """Return the sha256 of a table's file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputFileError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputFileError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _reference(name: str, path: Path, folder: Path) -> TableReference:
+    # Relative, so that a project's folder can move as a whole.
+    relative = Path(os.path.relpath(path.resolve(), folder.resolve()))
+    return TableReference(table=name, path=relative.as_posix(), sha256=table_sha256(path))

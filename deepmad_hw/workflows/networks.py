@@ -1,0 +1,94 @@
+"""A network by whatever a person has of it: a design's folder, an architecture, an ONNX file, a known name. Layer 4."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from deepmad_hw import reference, serde
+from deepmad_hw.architecture import Architecture
+from deepmad_hw.errors import ConfigError, InputFileError
+from deepmad_hw.expand import expand
+from deepmad_hw.layer import Graph
+
+DESIGN_FILE = "design.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """A network and where it came from.
+
+    Args:
+        graph: its layers.
+        architecture: the network as numbers, where it is one of our designs.
+        facts: by which an exported file is known again.
+    """
+
+    graph: Graph
+    architecture: Architecture | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_network(name_or_path: str | Path) -> Network:
+    """Return a network.
+
+    Args:
+        name_or_path: the folder of a design, the JSON of a design or architecture, one of our ONNX files, or the name
+            of a reference network.
+
+    Raises:
+        ConfigError: no such file or name.
+        InputFileError: the file holds no network that can be read.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    if path.is_dir():
+        return _designed(path / DESIGN_FILE, name=path.resolve().name)
+    if path.suffix == ".onnx" and path.is_file():
+        return _exported(path)
+    if path.is_file():
+        return _designed(path, name=path.stem)
+    if name in reference.names():
+        return _known(name)
+    close = difflib.get_close_matches(name, reference.names(), n=1)
+    known = f"did you mean {close[0]!r}?" if close else f"reference networks: {', '.join(reference.names())}"
+    raise ConfigError(f"no design and no network is called {name!r}", hint=known)
+
+
+def from_architecture(architecture: Architecture, *, name: str | None = None) -> Network:
+    """Return the network that an architecture stands for.
+
+    Args:
+        architecture: the network as numbers.
+        name: what to call it; None lets the family name it.
+    """
+    from deepmad_hw.exporters.onnx_graph import architecture_metadata
+
+    graph = expand(architecture)
+    named = graph if name is None else replace(graph, name=name)
+    return Network(graph=named, architecture=architecture, facts=architecture_metadata(architecture))
+
+
+def _designed(path: Path, *, name: str) -> Network:
+    return from_architecture(serde.read_architecture(path), name=name)
+
+
+def _known(name: str) -> Network:
+    from deepmad_hw.exporters.onnx_graph import reference_metadata
+
+    graph = reference.get(name)
+    classes = graph.nodes[-1].spec.out_channels
+    facts = reference_metadata(name, resolution=(graph.height, graph.width), classes=classes)
+    return Network(graph=graph, facts=facts)
+
+
+def _exported(path: Path) -> Network:
+    from deepmad_hw.exporters import onnx_read
+
+    graph = onnx_read.graph_of(path)
+    if graph is None:
+        raise InputFileError(
+            "is not one of our files, so its layers are not known", where=str(path), hint="measure it with bench"
+        )
+    return Network(graph=graph, facts=onnx_read.read_identity(path))
