@@ -6,9 +6,8 @@ the last tensor of a node has the node's name, so that a runtime's profile can b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.costs import FLOAT32_BYTES
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.exporters.target import Target
 from deepmad_hw.exporters.weights import (
     NORM_EPSILON,
     Array,
@@ -26,12 +26,15 @@ from deepmad_hw.exporters.weights import (
     fold_norms,
     initial_weights,
     parameter_shapes,
-    require_parameters,
+    require_weights,
 )
 from deepmad_hw.files import write_atomically
+from deepmad_hw.jsonfile import dumps
 from deepmad_hw.layer import IMAGE, Graph, Node
+from deepmad_hw.serde import architecture_to_json
 
 __all__ = [
+    "TARGET",
     "TensorSource",
     "architecture_metadata",
     "export_model",
@@ -40,6 +43,7 @@ __all__ = [
     "save",
     "tensor_owner",
     "to_onnx",
+    "write",
 ]
 
 OPSET = 20  # ONNX Runtime 1.27 loads up to 26, TensorRT before 11.5 up to 24; all operations used here are older
@@ -91,26 +95,37 @@ def to_onnx(
         ConfigError: a tensor does not fit, two names collide, or the weights inside the model pass 2 GB.
     """
     tensor_owner(graph)  # refuses colliding names
-    nodes, initialisers = [], _constants(graph)
-    for node, ops in _ops_of(graph, fold_norm=fold_norm):
-        nodes += [helper.make_node(op.kind, op.inputs, [op.output], name=op.name, **op.attributes) for op in ops]
+    model = _without_weights(graph, fold_norm=fold_norm, batch=batch)
+    helper.set_model_props(model, dict(metadata or {}))
+    # Tensors go in one by one, because each helper that is given them copies them all once more.
+    size_bytes = 0
+    for node in graph:
         for name, shape in parameter_shapes(node, fold_norm=fold_norm).items():
-            initialisers.append(_fitting(tensor(name, shape), name, shape))
-    _require_size(sum(len(initialiser.raw_data) for initialiser in initialisers))
+            initialiser = _fitting(tensor(name, shape), name, shape)
+            size_bytes += len(initialiser.raw_data)
+            _require_size(size_bytes)
+            model.graph.initializer.append(initialiser)
+    return model
+
+
+def _without_weights(graph: Graph, *, fold_norm: bool, batch: int | str) -> Any:
+    nodes = [
+        helper.make_node(op.kind, op.inputs, [op.output], name=op.name, **op.attributes)
+        for _, ops in _ops_of(graph, fold_norm=fold_norm)
+        for op in ops
+    ]
     shapes = {IMAGE: (graph.in_channels, graph.height, graph.width)} | {node.name: _out_shape(node) for node in graph}
     image, *outputs = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch, *shapes[name]))
         for name in (IMAGE, *graph.outputs)
     )
-    model = helper.make_model(
-        helper.make_graph(nodes, graph.name, [image], outputs, initialisers),
+    return helper.make_model(
+        helper.make_graph(nodes, graph.name, [image], outputs, _constants(graph)),
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
         producer_name=PRODUCER,
         producer_version=_own_version(),
     )
-    helper.set_model_props(model, dict(metadata or {}))
-    return model
 
 
 def export_model(
@@ -137,8 +152,7 @@ def export_model(
         ConfigError: a parameter is missing or misshapen, or the weights pass 2 GB.
     """
     _require_size(FLOAT32_BYTES * sum(_sizes(graph, fold_norm=fold_norm)))
-    for node in graph:
-        require_parameters(node, weights)
+    require_weights(graph, weights)
     final = fold_norms(graph, weights) if fold_norm else weights
 
     def tensor(name: str, shape: Shape) -> Any:
@@ -158,6 +172,26 @@ def save(model: Any, path: Path) -> None:
         StorageError: the file could not be written.
     """
     write_atomically(path, model.SerializeToString(deterministic=True))
+
+
+def write(graph: Graph, weights: Mapping[str, Array], path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
+    """Write the network as a float32 model with batch norm folded in.
+
+    Args:
+        graph: the network.
+        weights: training form.
+        path: where.
+        metadata: facts stored in the file.
+
+    Raises:
+        ConfigError: the weights do not fit or pass 2 GB.
+        StorageError: the file could not be written.
+    """
+    save(export_model(graph, weights, metadata=metadata), path)
+    return (path,)
+
+
+TARGET = Target(name="onnx", suffix=".onnx", extra=None, write=write)
 
 
 def tensor_owner(graph: Graph) -> dict[str, str]:
@@ -186,7 +220,7 @@ def architecture_metadata(architecture: Architecture) -> dict[str, str]:
     Args:
         architecture: the network as numbers.
     """
-    return {ARCHITECTURE_KEY: json.dumps(asdict(architecture), sort_keys=True)}
+    return {ARCHITECTURE_KEY: dumps(architecture_to_json(architecture))}
 
 
 def reference_metadata(name: str, *, resolution: tuple[int, int], classes: int) -> dict[str, str]:

@@ -6,6 +6,7 @@ The device side reads this in `profilers.plan`; the two are held together by a c
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,33 @@ from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
 SCHEMA = 1
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "weights.bin"
+CANARY = "canary"
 # Small enough that no depth overflows; the biases keep activations from fading into denormal numbers.
 WEIGHT_DEVIATION = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedProbe:
-    """A network to be packed.
+    """A network to be packed, by its graph or by a file that exists already.
 
     Args:
-        graph: the network; its name names the probe.
+        name: unique in the plan.
+        graph: the network, written with random weights; None where `file` is given.
         by_layer: whether its nodes are timed, or only the whole.
-        file: an ONNX file that exists already, or None to write one with random weights.
+        file: an ONNX file, or None.
+        input_shape: channels, height, width of the file's image.
     """
 
-    graph: Graph
-    by_layer: bool
+    name: str
+    graph: Graph | None = None
+    by_layer: bool = False
     file: Path | None = None
+    input_shape: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the layers of the graph, none for a file."""
+        return self.graph.nodes if self.graph is not None else ()
 
 
 def canary() -> Graph:
@@ -69,7 +80,7 @@ def canary() -> Graph:
         )
         nodes.append(Node(name=name, spec=spec, inputs=(source,), norm=True))
         source = name
-    return Graph(name="canary", in_channels=32, height=56, width=56, nodes=tuple(nodes), outputs=(source,))
+    return Graph(name=CANARY, in_channels=32, height=56, width=56, nodes=tuple(nodes), outputs=(source,))
 
 
 def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1) -> None:
@@ -84,8 +95,8 @@ def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1) -> No
         StorageError: the disk does not take it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    packed = [*probes, PackedProbe(graph=canary(), by_layer=False)]
-    largest = max(_values(node.spec) for probe in packed for node in probe.graph)
+    packed = [*probes, PackedProbe(name=CANARY, graph=canary())]
+    largest = max(_values(node.spec) for probe in packed for node in probe.nodes)
     random = np.random.default_rng(0)
     blob = random.normal(0.0, WEIGHT_DEVIATION, largest).astype(np.float32)
     write_atomically(folder / WEIGHTS_FILE, blob.tobytes())
@@ -95,22 +106,27 @@ def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1) -> No
 
 
 def _pack(folder: Path, probe: PackedProbe, batch: int) -> dict[str, Any]:
-    graph = probe.graph
-    file = probe.file or Path(f"{graph.name}.onnx")
-    if probe.file is None:
-        save(to_onnx(graph, _shared_tensor, batch=batch), folder / file)
+    file, shape = probe.file, probe.input_shape
+    weight_bytes = file.stat().st_size if file is not None else FLOAT32_BYTES * sum(map(_values, _specs(probe)))
+    if probe.graph is not None:
+        file, shape = Path(f"{probe.name}.onnx"), (probe.graph.in_channels, probe.graph.height, probe.graph.width)
+        save(to_onnx(probe.graph, _shared_tensor, batch=batch), folder / file)
     return {
-        "name": graph.name,
+        "name": probe.name,
         "file": str(file),
         "kind": "layers" if probe.by_layer else "network",
-        "input_shape": [batch, graph.in_channels, graph.height, graph.width],
-        "weight_bytes": FLOAT32_BYTES * sum(_values(node.spec) for node in graph),
+        "input_shape": [batch, *shape],
+        "weight_bytes": weight_bytes,
         "nodes": [
             {"name": node.name, "spec": asdict(node.spec), "inputs": list(node.inputs)}
-            for node in graph
+            for node in probe.nodes
             if probe.by_layer
         ],
     }
+
+
+def _specs(probe: PackedProbe) -> Iterator[LayerSpec]:
+    return (node.spec for node in probe.nodes)
 
 
 def _values(spec: LayerSpec) -> int:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw.errors import ConfigError
+from deepmad_hw.errors import ConfigError, InputFileError
+from deepmad_hw.exporters import extras
+from deepmad_hw.files import write_atomically
 from deepmad_hw.layer import IMAGE, Graph, Node
 
 Array = NDArray[np.float32]
@@ -127,8 +130,8 @@ def fold_norms(graph: Graph, weights: Mapping[str, Array]) -> Weights:
         ConfigError: a parameter is missing or has another shape.
     """
     folded: Weights = {}
+    require_weights(graph, weights)
     for node in graph:
-        require_parameters(node, weights)
         for key in parameter_shapes(node, fold_norm=True):
             if not node.norm:
                 folded[key] = weights[key]
@@ -151,18 +154,60 @@ def _fold_node(name: str, weights: Mapping[str, Array]) -> Weights:
     }
 
 
-def require_parameters(node: Node, weights: Mapping[str, Array]) -> None:
-    """Refuse weights that do not fit a node's training form.
+def require_weights(graph: Graph, weights: Mapping[str, Array]) -> None:
+    """Refuse weights that do not fit a graph's training form.
 
     Args:
-        node: the layer.
+        graph: the network.
         weights: parameters by state-dict name.
 
     Raises:
         ConfigError: a parameter is missing or has another shape.
     """
-    for key, shape in parameter_shapes(node).items():
+    expected = {key: shape for node in graph for key, shape in parameter_shapes(node).items()}
+    for key, shape in expected.items():
         if key not in weights:
             raise ConfigError("no such parameter among the weights", where=key)
         if weights[key].shape != shape:
             raise ConfigError(f"expected a parameter of shape {shape}, got {weights[key].shape}", where=key)
+
+
+def save_weights(path: Path, weights: Mapping[str, Array], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write parameters as a safetensors file, whole or not at all.
+
+    Args:
+        path: where.
+        weights: parameters by state-dict name.
+        metadata: facts stored in the file.
+
+    Raises:
+        MissingExtraError: safetensors is not installed.
+        StorageError: the file could not be written.
+    """
+    safetensors = extras.load("safetensors.numpy", extra="torch")
+    tensors = {name: np.ascontiguousarray(value) for name, value in weights.items()}
+    write_atomically(path, safetensors.save(tensors, metadata=dict(metadata) if metadata else None))
+
+
+def read_weights(path: Path) -> Weights:
+    """Return the parameters of a safetensors file as float32, leaving out what is no parameter (integer counters).
+
+    Args:
+        path: a file that `save_weights` wrote, or ``safetensors.torch.save_file(module.state_dict(), ...)``.
+
+    Raises:
+        InputFileError: it is no safetensors file, or a value in it is not finite.
+        MissingExtraError: safetensors is not installed.
+    """
+    safetensors = extras.load("safetensors", extra="torch")
+    try:
+        tensors = extras.load("safetensors.numpy", extra="torch").load(path.read_bytes())
+    except OSError as error:
+        raise InputFileError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputFileError(f"is no safetensors file of plain arrays: {error}", where=str(path)) from error
+    weights = {name: value.astype(np.float32) for name, value in tensors.items() if value.dtype.kind == "f"}
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
+            raise InputFileError(f"parameter {name!r} holds a value that is not finite", where=str(path))
+    return weights

@@ -1,0 +1,237 @@
+"""Reads ONNX files without trusting them: who they are, and what they cost by ONNX's own shapes. Layer 3."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import shape_inference
+
+from deepmad_hw import reference, serde
+from deepmad_hw.errors import InputFileError, NotCoveredError
+from deepmad_hw.expand import expand
+from deepmad_hw.exporters.onnx_graph import (
+    ARCHITECTURE_KEY,
+    CLASSES_KEY,
+    MAX_MODEL_BYTES,
+    REFERENCE_KEY,
+    RESOLUTION_KEY,
+)
+from deepmad_hw.jsonfile import parse_json
+from deepmad_hw.layer import Graph
+
+# Operations that multiply no weights; anything unknown is refused, because "not counted" is not zero.
+FREE_OPERATIONS = frozenset(
+    {
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Clip",
+        "Flatten",
+        "GlobalAveragePool",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "MaxPool",
+        "Mul",
+        "Relu",
+        "Reshape",
+        "Sigmoid",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What an ONNX graph says of its own size.
+
+    Args:
+        macs: multiply-adds of convolutions and fully connected layers for one image.
+        params: trainable values; before batch norm is folded, those of the training form.
+    """
+
+    macs: int
+    params: int
+
+
+def counts(model: Any) -> Counts:
+    """Return the MACs and parameters of a model by ONNX shape inference alone, as a check on our own counting.
+
+    Args:
+        model: an `onnx.ModelProto`; its weights may be absent, their shapes suffice.
+
+    Raises:
+        NotCoveredError: an operation or shape in it cannot be counted.
+    """
+    try:
+        graph = shape_inference.infer_shapes(model, strict_mode=True).graph
+    except shape_inference.InferenceError as error:
+        raise NotCoveredError(
+            f"its shapes do not meet: {' '.join(str(error).split())}", where=model.graph.name
+        ) from error
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes = {info.name: _image_shape(info) for info in (*graph.value_info, *graph.output)}
+    trainable: set[str] = set()
+    macs = 0
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            macs += _macs(node, shapes, weights)
+            trainable.update(filter(None, node.input[1:]))  # an optional input left out has an empty name
+        elif node.op_type == "BatchNormalization":
+            trainable.update(node.input[1:3])  # scale and bias; the running statistics are not trained
+        elif node.op_type not in FREE_OPERATIONS:
+            raise NotCoveredError(f"operation {node.op_type} cannot be counted", where=node.name)
+    if not trainable <= weights.keys():
+        raise NotCoveredError(f"{min(trainable - weights.keys())!r} is no weight", where=model.graph.name)
+    return Counts(macs=macs, params=sum(math.prod(weights[name]) for name in trainable))
+
+
+def _macs(node: Any, shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, tuple[int, ...]]) -> int:
+    output, weight = shapes.get(node.output[0], (0,)), weights.get(node.input[1])
+    if weight is None or 0 in output:
+        raise NotCoveredError("the shapes of this operation are not known", where=node.name)
+    transposed = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
+    per_value = math.prod(weight[1:]) if transposed else weight[0]
+    return math.prod(output) * per_value
+
+
+def _image_shape(info: Any) -> tuple[int, ...]:
+    """Return a tensor's shape without the batch; a size that is not known becomes 0."""
+    return tuple(size.dim_value for size in info.type.tensor_type.shape.dim[1:])
+
+
+def load(path: Path) -> Any:
+    """Return a self-contained ONNX model; nothing outside the file is opened.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputFileError: it cannot be read, is too large, is no ONNX model, or points to other files.
+    """
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_MODEL_BYTES:
+            raise InputFileError(f"{size_bytes / 1e9:.1f} GB is more than one ONNX file holds", where=str(path))
+        model = onnx.load_model_from_string(path.read_bytes())
+    except OSError as error:
+        raise InputFileError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+    except (DecodeError, ValueError) as error:
+        if isinstance(error, InputFileError):
+            raise
+        raise InputFileError("is no ONNX model", where=str(path)) from error
+    if not model.ir_version or not model.graph.node:
+        raise InputFileError("is no ONNX model", where=str(path))
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
+        raise InputFileError(
+            "keeps its weights in other files, which are not opened",
+            where=str(path),
+            hint="save it as one file (onnx.save_model with save_as_external_data=False)",
+        )
+    return model
+
+
+def read_identity(path: Path) -> dict[str, str]:
+    """Return the facts by which our own files are known again; empty for a foreign model.
+
+    Args:
+        path: an ONNX file.
+
+    Returns:
+        The file's ``deepmad_hw.*`` metadata, as `onnx_graph.architecture_metadata` or `reference_metadata` made it.
+
+    Raises:
+        InputFileError: as `load`.
+    """
+    return _identity(load(path))
+
+
+def graph_of(path: Path) -> Graph | None:
+    """Return the graph behind one of our own files, named after the file; None for a foreign model.
+
+    Args:
+        path: an ONNX file.
+
+    Raises:
+        InputFileError: as `load`, or the file's facts make no network or another one than the file holds.
+    """
+    model, where = load(path), str(path)
+    graph = _stated_graph(_identity(model), where=where)
+    if graph is None:
+        return None
+    image = tuple(size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim[1:])
+    missing = {node.name for node in graph} - {node.name for node in model.graph.node}
+    if missing or image != (graph.in_channels, graph.height, graph.width):
+        raise InputFileError("holds another network than its own facts say", where=where, hint="export it anew")
+    return replace(graph, name=path.stem)
+
+
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Return channels, height and width of a model's one image input.
+
+    Args:
+        path: an ONNX file.
+
+    Raises:
+        InputFileError: as `load`, or the model takes something else than one image of a fixed size.
+    """
+    model = load(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [info for info in model.graph.input if info.name not in weights]
+    shapes = [_image_shape(info) for info in inputs]
+    is_float = all(info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for info in inputs)
+    if len(shapes) != 1 or len(shapes[0]) != 3 or min(shapes[0]) < 1 or not is_float:
+        raise InputFileError(
+            "takes something else than one float image of a fixed size",
+            where=str(path),
+            hint="export it with a fixed height and width",
+        )
+    channels, height, width = shapes[0]
+    return channels, height, width
+
+
+def _identity(model: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith("deepmad_hw.")}
+
+
+def _stated_graph(identity: Mapping[str, str], *, where: str) -> Graph | None:
+    if ARCHITECTURE_KEY in identity:
+        data = parse_json(identity[ARCHITECTURE_KEY], where=where)
+        return expand(serde.architecture_from_json(data, where=where))
+    if REFERENCE_KEY not in identity:
+        return None
+    try:
+        height, width = (int(side) for side in identity[RESOLUTION_KEY].split("x"))
+        classes = int(identity[CLASSES_KEY])
+        return reference.get(identity[REFERENCE_KEY], resolution=(height, width), classes=classes)
+    except (KeyError, ValueError) as error:  # a ConfigError is a ValueError
+        raise InputFileError(f"its facts make no reference network: {error}", where=where) from error
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            yield from _attribute_tensors(node)
+
+
+def _graph_tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _attribute_tensors(node)
+
+
+def _attribute_tensors(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _graph_tensors(graph)

@@ -1,0 +1,62 @@
+"""Export targets by name, loaded when asked for. Layer 3.
+
+A target is one file here with a `Target` and one line in `_TARGETS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.exporters.weights import Array
+from deepmad_hw.layer import Graph
+
+_TARGETS = {
+    "onnx": "deepmad_hw.exporters.onnx_graph:TARGET",
+    "torch": "deepmad_hw.exporters.torch_module:TARGET",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A form in which a network can leave the project.
+
+    Args:
+        name: as users call it.
+        suffix: of the main file.
+        extra: the extra it needs, or None.
+        write: takes the graph, training-form weights by state-dict name, the main file's path and the facts to
+            store; writes whole files or none; returns what it wrote, the main file first.
+    """
+
+    name: str
+    suffix: str
+    extra: str | None
+    write: Callable[[Graph, Mapping[str, Array], Path, Mapping[str, str]], tuple[Path, ...]]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all targets."""
+    return tuple(_TARGETS)
+
+
+def get(name: str) -> Target:
+    """Return the target called `name`.
+
+    Args:
+        name: one of `names()`.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    if name not in _TARGETS:
+        close = difflib.get_close_matches(name, _TARGETS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(_TARGETS)}"
+        raise ConfigError(f"unknown export target {name!r}", where="target", hint=hint)
+    module, attribute = _TARGETS[name].split(":")
+    target: Target = getattr(importlib.import_module(module), attribute)
+    return target

@@ -1,0 +1,87 @@
+"""Networks that the exporters' tests share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepmad_hw import reference
+from deepmad_hw.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.expand import expand
+from deepmad_hw.exporters.weights import initial_weights
+
+PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "deepmad_published.json").read_text())["networks"]
+
+
+def _published(name):
+    entry = next(entry for entry in PUBLISHED if entry["name"] == name)
+    fields = {key: entry[key] for key in ("family",)}
+    side = entry["resolution"]
+    return Architecture(
+        **fields,
+        resolution=(side, side),
+        stem=Stem(**entry["stem"]),
+        stages=tuple(Stage(**stage) for stage in entry["stages"]),
+        head=Head(**entry["head"]) if entry["head"] else None,
+    )
+
+
+def _small(family, *, depth=2, resolution=(64, 96), classes=10, in_channels=3, activation=None):
+    """Five strides, a stage without one, a stage of equal widths, blocks with and without projection."""
+    inner = 1 if family in ("bottleneck", "basic") else 3
+    widths, strides = (16, 16, 24, 24, 40), (2, 2, 2, 1, 2)
+    return Architecture(
+        family=family,
+        resolution=resolution,
+        stem=Stem(out=16),
+        stages=tuple(
+            Stage(out=out, bottleneck=out * inner, kernel=5 if index == 1 else 3, stride=stride, depth=depth)
+            for index, (out, stride) in enumerate(zip(widths, strides, strict=True))
+        ),
+        head=Head(out=64),
+        classes=classes,
+        in_channels=in_channels,
+        activation=activation,
+    )
+
+
+@pytest.fixture
+def small():
+    """Return a function: family and options -> small architecture."""
+    return _small
+
+
+@pytest.fixture
+def published():
+    """Return a function: name -> published architecture."""
+    return _published
+
+
+@pytest.fixture
+def any_graph():
+    """Return a function: the id of a family, a published or a reference network -> graph."""
+
+    def build(name):
+        if name in reference.names():
+            return reference.get(name)
+        return expand(_published(name) if name.startswith("DeepMAD") else _small(name), name=name)
+
+    return build
+
+
+@pytest.fixture
+def trained():
+    """Return a function: graph -> weights whose batch norms have statistics of their own."""
+
+    def build(graph, *, seed=0):
+        random = np.random.default_rng(seed)
+        weights = initial_weights(graph, seed=seed)
+        for name, value in weights.items():
+            if name.endswith((".bias", ".running_mean")):
+                weights[name] = random.normal(0, 0.2, value.shape).astype(np.float32)
+            if name.endswith((".norm.weight", ".running_var")):
+                weights[name] = (value * random.uniform(0.7, 1.4, value.shape)).astype(np.float32)
+        return weights
+
+    return build

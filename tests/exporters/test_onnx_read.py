@@ -1,0 +1,194 @@
+"""ONNX files are read without trust, known again, and counted without guessing."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deepmad_hw import costs, reference
+from deepmad_hw.errors import InputFileError, NotCoveredError
+from deepmad_hw.expand import expand
+from deepmad_hw.exporters import onnx_read
+from deepmad_hw.exporters.onnx_graph import (
+    architecture_metadata,
+    export_model,
+    initial_weights,
+    reference_metadata,
+    save,
+)
+
+
+def _model(nodes, *, initialisers=(), shape=(1, 3, 8, 8), out=None):
+    graph = helper.make_graph(
+        nodes,
+        "foreign",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],
+        list(initialisers),
+    )
+    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def _zeros(name, *shape):
+    return numpy_helper.from_array(np.zeros(shape, dtype=np.float32), name)
+
+
+def _saved(path, model):
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_foreign_convolution_is_counted_by_hand():
+    conv = helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2])
+    flat = helper.make_node("Flatten", ["c"], ["f"])
+    gemm = helper.make_node("Gemm", ["f", "v"], ["y"])
+    weights = [_zeros("w", 4, 3, 3, 3), _zeros("b", 4), _zeros("v", 64, 5)]
+    counted = onnx_read.counts(_model([conv, flat, gemm], initialisers=weights))
+    assert counted.macs == 4 * 4 * 4 * 27 + 64 * 5
+    assert counted.params == 4 * 27 + 4 + 64 * 5
+
+
+def test_weights_used_twice_are_one_parameter_but_twice_the_work():
+    first = helper.make_node("Conv", ["x", "w"], ["c"])
+    second = helper.make_node("Conv", ["c", "w"], ["y"])
+    counted = onnx_read.counts(_model([first, second], initialisers=[_zeros("w", 3, 3, 1, 1)]))
+    assert (counted.macs, counted.params) == (2 * 64 * 9, 9)
+
+
+def test_an_operation_that_is_not_known_is_refused_not_counted_as_zero():
+    with pytest.raises(NotCoveredError, match="MatMul"):
+        onnx_read.counts(
+            _model([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], initialisers=[_zeros("w", 8, 8)])
+        )
+
+
+def test_a_free_image_size_is_refused():
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], name="c")
+    with pytest.raises(NotCoveredError, match="shapes of this operation are not known"):
+        onnx_read.counts(_model([conv], initialisers=[_zeros("w", 4, 3, 3, 3)], shape=("n", 3, "h", "w")))
+
+
+def test_shapes_that_do_not_meet_are_one_line():
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], name="c")
+    with pytest.raises(NotCoveredError, match="shapes do not meet") as caught:
+        onnx_read.counts(_model([conv], initialisers=[_zeros("w", 4, 3, 3)]))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_computed_are_refused():
+    conv = helper.make_node("Conv", ["x", "w", "sum"], ["y"], name="c")
+    add = helper.make_node("Add", ["b", "b"], ["sum"])
+    with pytest.raises(NotCoveredError, match="'sum' is no weight"):
+        onnx_read.counts(_model([add, conv], initialisers=[_zeros("w", 4, 3, 3, 3), _zeros("b", 4)]))
+
+
+def test_a_design_is_known_again(small, tmp_path):
+    architecture = small("mbconv_se", resolution=(64, 64), activation="hardswish")
+    graph = expand(architecture, name="design")
+    path = tmp_path / "design.onnx"
+    save(export_model(graph, initial_weights(graph), metadata=architecture_metadata(architecture)), path)
+    assert set(onnx_read.read_identity(path)) == {"deepmad_hw.architecture"}
+    assert onnx_read.graph_of(path) == graph
+
+
+def test_a_reference_network_is_known_again(tmp_path):
+    graph = reference.get("mobilenet_v2", resolution=(64, 96), classes=7)
+    path = tmp_path / "mobilenet_v2.onnx"
+    metadata = reference_metadata("mobilenet_v2", resolution=(64, 96), classes=7)
+    save(export_model(graph, initial_weights(graph), metadata=metadata), path)
+    found = onnx_read.graph_of(path)
+    assert found == graph
+    assert costs.macs(found) == onnx_read.counts(onnx_read.load(path)).macs
+
+
+def test_a_foreign_model_has_no_graph_of_ours(tmp_path):
+    path = _saved(tmp_path / "a.onnx", _model([helper.make_node("Relu", ["x"], ["y"])]))
+    assert onnx_read.read_identity(path) == {}
+    assert onnx_read.graph_of(path) is None
+
+
+def test_facts_that_do_not_match_the_network_are_refused(small, tmp_path):
+    shallow, deep = small("basic"), small("basic", depth=3)
+    graph = expand(shallow)
+    for architecture in (deep, small("basic", resolution=(64, 64))):
+        save(export_model(graph, initial_weights(graph), metadata=architecture_metadata(architecture)), tmp_path / "a")
+        with pytest.raises(InputFileError, match="holds another network than its own facts say"):
+            onnx_read.graph_of(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"deepmad_hw.architecture": "{"},
+        {"deepmad_hw.architecture": "{}"},
+        {"deepmad_hw.reference": "resnet18"},
+        {"deepmad_hw.reference": "resnet19", "deepmad_hw.resolution": "64x64", "deepmad_hw.classes": "10"},
+        {"deepmad_hw.reference": "resnet18", "deepmad_hw.resolution": "64", "deepmad_hw.classes": "10"},
+        {"deepmad_hw.reference": "resnet18", "deepmad_hw.resolution": "60x60", "deepmad_hw.classes": "10"},
+    ],
+)
+def test_facts_that_make_no_network_are_one_line_with_the_file(tmp_path, metadata):
+    model = _model([helper.make_node("Relu", ["x"], ["y"])])
+    helper.set_model_props(model, metadata)
+    path = _saved(tmp_path / "a.onnx", model)
+    with pytest.raises(InputFileError, match=r"a\.onnx") as caught:
+        onnx_read.graph_of(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, b"\x80\x04\x95", b"{}", b"\x08\x0a"])
+def test_what_is_no_model_is_one_line(tmp_path, content):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InputFileError, match="is no ONNX model"):
+        onnx_read.load(path)
+
+
+def test_a_cut_file_is_no_model(small, tmp_path):
+    graph = expand(small("basic"))
+    content = export_model(graph, initial_weights(graph)).SerializeToString()
+    path = tmp_path / "a.onnx"
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputFileError, match="is no ONNX model"):
+        onnx_read.load(path)
+
+
+def test_a_missing_file_and_a_folder_are_input_errors(tmp_path):
+    for path in (tmp_path / "none.onnx", tmp_path):
+        with pytest.raises(InputFileError, match="cannot be read"):
+            onnx_read.load(path)
+
+
+def test_a_file_over_the_cap_is_refused_unread(tmp_path):
+    path = tmp_path / "huge.onnx"
+    with path.open("wb") as file:
+        file.truncate(3 * 10**9)  # sparse: takes no room
+    with pytest.raises(InputFileError, match=r"3\.0 GB is more than"):
+        onnx_read.load(path)
+
+
+def _external(tensor, location):
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+@pytest.mark.parametrize("place", ["initialiser", "constant", "subgraph", "sparse", "function"])
+def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path, place):
+    outside = _external(_zeros("w", 1), "../secret")
+    constant = helper.make_node("Constant", [], ["c"], value=outside)
+    model = _model([helper.make_node("Relu", ["x"], ["y"])])
+    if place == "initialiser":
+        model.graph.initializer.append(outside)
+    elif place == "constant":
+        model.graph.node.append(constant)
+    elif place == "subgraph":
+        inner = helper.make_graph([constant], "inner", [], [])
+        model.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=inner, else_branch=inner))
+    elif place == "sparse":
+        model.graph.sparse_initializer.append(helper.make_sparse_tensor(outside, _zeros("i", 1), [1]))
+    else:
+        model.functions.append(helper.make_function("own", "f", [], ["c"], [constant], [helper.make_opsetid("", 20)]))
+    with pytest.raises(InputFileError, match="keeps its weights in other files"):
+        onnx_read.load(_saved(tmp_path / "a.onnx", model))
