@@ -142,6 +142,7 @@ TARGET = Target(name="torch", suffix=".py", extra=EXTRA, write=write)
 
 
 def _layers() -> ModuleType:
+    extras.load("torch", extra=EXTRA)  # so that what is missing is called by its own name
     return extras.load("deepmad_hw.exporters.torch_layers", extra=EXTRA)
 
 
