@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Document:
         except ConfigError as error:
             inner = tuple(error.where.split(".")) if error.where else ()
             deeper = location + inner
-            found = deeper if len(self._known_part(deeper)) == len(deeper) else location
+            found = deeper if self._known_part(deeper) == deeper else location
             raise self.error(found, error.what, hint=error.hint) from error
 
     def error(self, location: Location, what: str, *, hint: str | None = None, key: str | None = None) -> ConfigError:
@@ -62,21 +62,21 @@ class Document:
         known = self._known_part(location)
         shown = _dotted(known if key is None else (*known, key))
         fault = f"{shown}: {what}" if shown else what
-        texts = tuple(str(part) for part in location)
+        texts = tuple(str(part) for part in (*location, *([] if key is None else [key])))
         if any(texts[: len(flag)] == flag for flag in self._overrides):
             return ConfigError(fault, hint=hint)
         mark = _mark(_descend(self._root, known), key)
         return ConfigError(fault, where=f"{self.path}:{mark.line + 1}:{mark.column + 1}", hint=hint)
 
     def _known_part(self, location: Location) -> Location:
-        """Return the start of a location that the data really have: a validator's own steps are left out."""
+        """Return a location without the steps that the data don't have, such as a validator's own."""
         data: Any = self.data
-        for depth, part in enumerate(location):
-            try:
+        known = []
+        for part in location:
+            with suppress(KeyError, IndexError, TypeError, ValueError):
                 data = data[int(part)] if isinstance(data, list) else data[part]
-            except (KeyError, IndexError, TypeError, ValueError):
-                return location[:depth]
-        return location
+                known.append(part)
+        return tuple(known)
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node]:
