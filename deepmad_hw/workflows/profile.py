@@ -1,0 +1,282 @@
+"""Makes a latency table of this device: choose probes, pack them, measure, publish. Layer 4."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, product
+from pathlib import Path
+
+import numpy as np
+
+from deepmad_hw import costs, reference, sampling
+from deepmad_hw.architecture import Architecture
+from deepmad_hw.errors import ConfigError, TooNoisyError
+from deepmad_hw.expand import expand
+from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.layer import Graph
+from deepmad_hw.measurement import Environment
+from deepmad_hw.serde_table import write_table
+from deepmad_hw.space import Space
+from deepmad_hw.table import CalibrationNetwork, LatencyTable
+from profilers import run, samples
+from profilers.backend import Settings
+from profilers.journal import Unit
+from profilers.plan import Plan, read_plan
+from profilers.run import Effort, Tick
+
+# Networks whose rescaled copies show layers that no family has: strided projections, max pooling, large stems.
+REFERENCES = ("resnet18", "mobilenet_v2", "resnet50", "efficientnet_b0")
+# Widths around the originals, which are never measured themselves.
+WIDTH_FACTORS = (0.72, 1.3, 0.87, 1.12)
+PROBE_STEPS = 3
+SECONDS_PER_PROBE = 1.6  # per round, seen on two-core virtual machines
+SECONDS_PER_NETWORK = 0.8
+CALIBRATION_SHARE = 0.2
+MIN_PROBES_PER_SPACE = 6
+CALIBRATION_NETWORKS = (12, 40)  # at least, at most
+LARGEST_NETWORK_MACS = 4e9
+MAX_NOISY_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileRequest:
+    """What a table is wanted for, and how much time there is.
+
+    Args:
+        spaces: designs whose layers it shall cover.
+        runtime: name of the backend.
+        threads: threads per operator.
+        batch: images at once.
+        minutes: measuring time.
+        seed: of the choice of probes.
+        references: well-known networks whose kinds of layers it shall cover too.
+        script: options of the replay backend.
+    """
+
+    spaces: tuple[Space, ...]
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    batch: int = 1
+    minutes: float = 10.0
+    seed: int = 0
+    references: tuple[str, ...] = REFERENCES
+    script: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse requests that measure nothing."""
+        if not self.spaces:
+            raise ConfigError("no space to profile for", where="--space")
+        for name, value in (("--threads", self.threads), ("--batch", self.batch), ("--minutes", self.minutes)):
+            if value <= 0:
+                raise ConfigError(f"expected a number above 0, got {value}", where=name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """A network of the plan.
+
+    Args:
+        graph: what is timed.
+        architecture: set for a calibration network, which is timed as a whole only.
+    """
+
+    graph: Graph
+    architecture: Architecture | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What a profile would measure.
+
+    Args:
+        probes: networks timed layer by layer.
+        networks: networks timed as a whole.
+        layers: distinct layer shapes among the probes.
+        minutes: measuring time.
+        megabytes: of the packed plan, about.
+    """
+
+    probes: int
+    networks: int
+    layers: int
+    minutes: float
+    megabytes: float
+
+
+def choose(request: ProfileRequest) -> list[Chosen]:
+    """Return the networks that a profile measures, the same for the same request.
+
+    Args:
+        request: what is wanted.
+
+    Raises:
+        ConfigError: a space leaves nothing to draw.
+    """
+    random = np.random.default_rng(request.seed)
+    seconds = request.minutes * 60
+    rounds = Effort(budget_s=seconds).min_rounds
+    networks = int(np.clip(seconds * CALIBRATION_SHARE / rounds / SECONDS_PER_NETWORK, *CALIBRATION_NETWORKS))
+    of_references = 2 * len(request.references)
+    probes = int(seconds * (1 - CALIBRATION_SHARE) / rounds / SECONDS_PER_PROBE) - of_references
+    probes = max(probes, MIN_PROBES_PER_SPACE * len(request.spaces))
+    chosen = [Chosen(graph=graph) for graph in _rescaled(request.references, of_references)]
+    for index, space in zip(range(probes), cycle(request.spaces), strict=False):
+        architecture = sampling.probe_architecture(space, random, steps=PROBE_STEPS)
+        chosen.append(Chosen(graph=expand(architecture, name=f"probe{index:03}")))
+    for index, space in zip(range(networks), cycle(request.spaces), strict=False):
+        limit = max(LARGEST_NETWORK_MACS, costs.macs(_smallest(space)) * 1.5)
+        architecture = sampling.random_architecture(space, random, max_macs=limit)
+        chosen.append(Chosen(graph=expand(architecture, name=f"network{index:03}"), architecture=architecture))
+    # A run that is cut short has then seen something of everything.
+    return [chosen[index] for index in random.permutation(len(chosen))]
+
+
+def _rescaled(names: Sequence[str], count: int) -> list[Graph]:
+    pairs = product(WIDTH_FACTORS, names)
+    return [
+        sampling.rescaled(reference.get(name), factor, name=f"{name}_x{factor:g}")
+        for _, (factor, name) in zip(range(count), pairs, strict=False)
+    ]
+
+
+def _smallest(space: Space) -> Architecture:
+    random = np.random.default_rng(0)
+    drawn = [sampling.random_architecture(space, random) for _ in range(32)]
+    return min(drawn, key=costs.macs)
+
+
+def preview(request: ProfileRequest) -> Preview:
+    """Return what a profile would measure, without measuring.
+
+    Args:
+        request: what is wanted.
+    """
+    chosen = choose(request)
+    probes = [item.graph for item in chosen if item.architecture is None]
+    specs = {node.spec for graph in probes for node in graph}
+    largest = max(costs.layer_weights(node.spec) for item in chosen for node in item.graph)
+    nodes = sum(len(item.graph.nodes) for item in chosen)
+    return Preview(
+        probes=len(probes),
+        networks=len(chosen) - len(probes),
+        layers=len(specs),
+        minutes=request.minutes,
+        megabytes=(largest * costs.FLOAT32_BYTES + nodes * _BYTES_PER_PACKED_NODE) / 2**20,
+    )
+
+
+_BYTES_PER_PACKED_NODE = 900  # of ONNX and JSON together
+
+
+def pack(request: ProfileRequest, folder: Path) -> list[Chosen]:
+    """Write the plan of a profile into a folder, for this device or another one.
+
+    Args:
+        request: what is wanted.
+        folder: made if it does not exist.
+
+    Returns:
+        The networks in it.
+    """
+    chosen = choose(request)
+    packed = [
+        PackedProbe(name=item.graph.name, graph=item.graph, by_layer=item.architecture is None) for item in chosen
+    ]
+    write_plan(folder, packed, batch=request.batch)
+    return chosen
+
+
+def profile(request: ProfileRequest, *, out: Path, on_tick: Callable[[Tick], None] = lambda tick: None) -> LatencyTable:
+    """Measure this device and write its latency table; called again after a stop, it goes on.
+
+    While it is unfinished, the plan and the journal lie beside the table.
+
+    Args:
+        request: what is wanted.
+        out: the table's CSV; the sidecar takes the ending ``.json``.
+        on_tick: told after each stored unit.
+
+    Returns:
+        The table.
+
+    Raises:
+        MissingExtraError: the runtime is not installed.
+        TooNoisyError: most of what was measured was disturbed.
+        ForeignTableError: the journal beside `out` belongs to another profile.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder, journal = out.with_suffix(".plan"), out.with_suffix(".journal")
+    chosen = pack(request, folder)
+    plan = read_plan(folder)
+    settings = Settings(runtime=request.runtime, threads=request.threads, script=request.script)
+    effort = Effort(budget_s=request.minutes * 60)
+    environment, units = run.measure(plan, settings, journal=journal, effort=effort, on_tick=on_tick)
+    table = publish(plan, units, environment, chosen, name=table_name(out), request=request)
+    write_table(out, table)
+    shutil.rmtree(folder)
+    for leftover in (journal, *journal.parent.glob(f"{journal.name}-*")):
+        leftover.unlink(missing_ok=True)
+    return table
+
+
+def table_name(path: Path) -> str:
+    """Return the name of a table that lies in a file: letters, digits, dots and dashes of its stem.
+
+    Args:
+        path: the CSV.
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem) or "table"
+
+
+def publish(
+    plan: Plan,
+    units: list[Unit],
+    environment: Environment,
+    chosen: Sequence[Chosen],
+    *,
+    name: str,
+    request: ProfileRequest,
+) -> LatencyTable:
+    """Return the table that measured units make.
+
+    Args:
+        plan: what was measured.
+        units: how it went.
+        environment: where.
+        chosen: the networks of the plan.
+        name: of the table.
+        request: what was wanted.
+
+    Raises:
+        TooNoisyError: most probes were disturbed whenever they were measured.
+    """
+    rows = samples.layers(plan, units)
+    noisy = sum(row.status == "noisy" for row in rows)
+    if noisy > MAX_NOISY_SHARE * max(len(rows), 1):
+        raise TooNoisyError(
+            f"{noisy} of {len(rows)} layers were disturbed every time they were measured",
+            where=name,
+            hint="stop other work on this machine and run the same command again",
+        )
+    architectures = {item.graph.name: item.architecture for item in chosen if item.architecture is not None}
+    calibration = [
+        CalibrationNetwork(architecture=architectures[measured.name], measurement=measured)
+        for measured in samples.networks(units)
+        if measured.name in architectures
+    ]
+    calm = [unit for unit in samples.trusted(units) if unit.status == "ok"]
+    return LatencyTable(
+        name=name,
+        environment=environment,
+        rows=tuple(rows),
+        calibration=tuple(calibration),
+        canary_us=statistics.median(samples.canary_level_us(unit) for unit in calm),
+        notes=(
+            f"profiled for {', '.join(dict.fromkeys(space.family for space in request.spaces))}",
+            f"{request.minutes:g} minutes, seed {request.seed}, {len(units)} units",
+        ),
+    )
