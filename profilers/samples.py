@@ -17,12 +17,12 @@ CANARY_BLOCK = 4  # canary runs that stand together
 
 
 def canary_level_us(unit: Unit) -> float:
-    """Return how slow the machine was during a unit, as the median canary run in microseconds.
+    """Return how slow the machine was during a unit: the median over the canary's blocks of their fastest run.
 
     Args:
         unit: a measured unit.
     """
-    return statistics.median(unit.canary_us)
+    return statistics.median(_canary_blocks(unit))
 
 
 def disturbed(unit: Unit) -> bool:
@@ -31,10 +31,13 @@ def disturbed(unit: Unit) -> bool:
     Args:
         unit: a measured unit.
     """
-    blocks = [
-        min(unit.canary_us[start : start + CANARY_BLOCK]) for start in range(0, len(unit.canary_us), CANARY_BLOCK)
-    ]
+    blocks = _canary_blocks(unit)
     return unit.stolen > MAX_STOLEN or max(blocks) > MAX_CANARY_SWING * min(blocks)
+
+
+def _canary_blocks(unit: Unit) -> list[float]:
+    starts = range(0, len(unit.canary_us), CANARY_BLOCK)
+    return [min(unit.canary_us[start : start + CANARY_BLOCK]) for start in starts]
 
 
 def drift_factors(units: Iterable[Unit]) -> dict[tuple[str, int], float]:

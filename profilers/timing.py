@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from profilers.backend import NodeTimes, Session
@@ -10,6 +12,7 @@ from profilers.journal import Unit
 
 WARM_UP_RUNS = 2
 CANARY_RUNS = 4
+MIN_CLEAN_RUNS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,37 +41,57 @@ def time_unit(
         probe: name of the probe.
         number: round of the measurement.
         canary: the loaded canary.
-        whole: the loaded probe, unprofiled; finished afterwards unless it is kept by the caller.
+        whole: the loaded probe, unprofiled.
         profiled: the loaded probe with its profiler on, or None; it is finished here.
         rhythm: how the time is spent.
     """
     canary_us: list[float] = []
-    total_us: list[float] = []
+    whole_runs, profiled_runs = _Runs(whole), _Runs(profiled)
     stolen_before, ticks_before = stolen_and_total_ticks()
     for _ in range(WARM_UP_RUNS):
         canary.run()
         estimate_us = whole.run()
-        if profiled is not None:
-            profiled.run()
+        profiled_runs.warm_up()
     runs = min(max(round(rhythm.block_us / max(estimate_us, 1.0)), rhythm.min_runs), rhythm.max_runs)
     for _ in range(rhythm.blocks):
-        canary_us += _runs(canary, CANARY_RUNS)
-        total_us += _runs(whole, runs)
-        if profiled is not None:
-            _runs(profiled, runs)
-    canary_us += _runs(canary, CANARY_RUNS)
+        canary_us += [canary.run() for _ in range(CANARY_RUNS)]
+        whole_runs.take(runs)
+        profiled_runs.take(runs)
+    canary_us += [canary.run() for _ in range(CANARY_RUNS)]
     nodes = profiled.finish() if profiled is not None else NodeTimes()
     stolen, ticks = stolen_and_total_ticks()
     return Unit(
         probe=probe,
         round=number,
         canary_us=tuple(canary_us),
-        total_us=tuple(total_us),
-        nodes_us={name: values[WARM_UP_RUNS:] for name, values in nodes.us.items()},
+        total_us=tuple(whole_runs.undisturbed(whole_runs.us)),
+        nodes_us={name: tuple(profiled_runs.undisturbed(values[WARM_UP_RUNS:])) for name, values in nodes.us.items()},
         operations=nodes.operations,
         stolen=(stolen - stolen_before) / max(ticks - ticks_before, 1),
     )
 
 
-def _runs(session: Session, count: int) -> list[float]:
-    return [session.run() for _ in range(count)]
+class _Runs:
+    """Timed runs of a session, and which of them the system interrupted for other work."""
+
+    def __init__(self, session: Session | None) -> None:
+        self._session = session
+        self.us: list[float] = []
+        self._interrupted: list[bool] = []
+
+    def warm_up(self) -> None:
+        if self._session is not None:
+            self._session.run()
+
+    def take(self, count: int) -> None:
+        if self._session is None:
+            return
+        for _ in range(count):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+            self.us.append(self._session.run())
+            self._interrupted.append(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > before)
+
+    def undisturbed(self, values: Sequence[float]) -> list[float]:
+        """Return the values of runs that were not interrupted; all of them if fewer than `MIN_CLEAN_RUNS` are left."""
+        clean = [value for value, hit in zip(values, self._interrupted, strict=True) if not hit]
+        return clean if len(clean) >= MIN_CLEAN_RUNS else list(values)

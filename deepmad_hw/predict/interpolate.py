@@ -23,7 +23,7 @@ Kind = tuple[str, bool, bool, str, bool, int]
 CHANNEL_BLOCKS = (8, 16)
 # How far outside the measured range of a quantity a prediction may reach, as a factor.
 REACH = 1.15
-MIN_ROWS = 3
+MIN_ROWS = 2
 _SMOOTH, _TREND, _NOISE, _LENGTH = 0.3, 1.0, 0.003, 3.0
 
 
