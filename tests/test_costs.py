@@ -161,3 +161,17 @@ def test_a_tensor_nobody_reads_lives_for_its_own_layer_only():
         outputs=("read",),
     )
     assert costs.peak_memory_bytes(graph) == 4 * (4 + 400)
+
+
+def test_live_tensors_are_what_is_read_later_and_what_is_made_now():
+    graph = expand(bottleneck_block(out=8, bottleneck=16))
+    block = "stage1.block1"
+    assert dict(zip([node.name for node in graph], map(set, costs.live_tensors(graph)), strict=True)) == {
+        "stem": {IMAGE, "stem"},
+        f"{block}.projection": {"stem", f"{block}.projection"},
+        f"{block}.conv1": {"stem", f"{block}.projection", f"{block}.conv1"},
+        f"{block}.conv2": {f"{block}.projection", f"{block}.conv1", f"{block}.conv2"},
+        f"{block}.conv3": {f"{block}.projection", f"{block}.conv2", f"{block}.conv3"},
+        "pool": {f"{block}.conv3", "pool"},
+        "classifier": {"pool", "classifier"},
+    }

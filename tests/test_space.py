@@ -134,11 +134,12 @@ def test_widths_grow_up_to_four_times(before, out, allowed):
 
 
 def test_ratio_bounds_hold_at_the_bound_in_floats():
-    tenth = dataclasses.replace(SPACE, bottleneck_ratio=(0.1, 6.1))
-    assert tenth.allows_bottleneck(30, 3)  # 0.1 * 30 is above 3 in floats
-    assert tenth.allows_bottleneck(10, 61)
-    assert not tenth.allows_bottleneck(40, 3)
-    assert not tenth.allows_bottleneck(10, 62)
+    low = dataclasses.replace(SPACE, bottleneck_ratio=(1.1, 6.0))  # 1.1 * 50 is above 55 in floats
+    assert low.allows_bottleneck(50, 55)
+    assert not low.allows_bottleneck(50, 54)
+    high = dataclasses.replace(SPACE, bottleneck_ratio=(0.1, 0.29))  # 0.29 * 100 is below 29 in floats
+    assert high.allows_bottleneck(100, 29)
+    assert not high.allows_bottleneck(100, 30)
 
 
 @pytest.mark.parametrize(
