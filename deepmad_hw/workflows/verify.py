@@ -80,6 +80,7 @@ def verify(
         _Pair("grid", data["grid"], serde.grid_to_json(file.problem.space)) if data.get("grid") else None,
         *_claims(data, solution),
         *_values(solution, file.problem, found),
+        _Pair("gap", data["gap"], solution.gap, ANALYTIC),
     ]
     kept = [pair for pair in pairs if pair is not None]
     _refuse(path, [f"{pair.field}: stored {pair.stored}, recomputed {pair.found}" for pair in kept if not pair.agrees])
@@ -121,7 +122,6 @@ def _models(
 def _claims(data: Mapping[str, Any], solution: Solution) -> Iterator[_Pair]:
     """Yield what a status promises, and the fields that follow from others."""
     yield _Pair("objective", data["objective"], solution.objective, ANALYTIC)
-    yield _Pair("gap", data["gap"], solution.gap, ANALYTIC)
     has_design = solution.status in (Status.CERTIFIED, Status.FEASIBLE)
     yield _Pair("architecture", solution.architecture is not None, has_design)
     yield _Pair("entropy", solution.evaluation is not None, solution.architecture is not None)

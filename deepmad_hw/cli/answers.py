@@ -1,0 +1,160 @@
+"""A solution in tables and plain words. Layer 4."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deepmad_hw import units
+from deepmad_hw.cli import output
+
+if TYPE_CHECKING:
+    from deepmad_hw.problem import Problem
+    from deepmad_hw.solution import ContinuousDesign, Evaluation, Price, Solution
+
+Row = tuple[str, ...]
+STAGE_COLUMNS = ("out", "bottleneck", "kernel", "stride", "depth")
+
+
+def show(solution: Solution, problem: Problem) -> None:
+    """Print a solution.
+
+    Args:
+        solution: the answer.
+        problem: the question.
+    """
+    output.answer(_headline(solution))
+    if solution.architecture is not None:
+        output.answer("")
+        output.table((solution.architecture.family, *STAGE_COLUMNS), _stages(solution), numbers=range(1, 6))
+    elif solution.continuous is not None:
+        output.answer("")
+        columns = (problem.space.family, *STAGE_COLUMNS)
+        output.table(columns, _continuous_stages(solution.continuous), numbers=range(1, 6))
+    if solution.evaluation is not None:
+        output.answer("")
+        output.table(("", "design", "limit"), _costs(solution.evaluation, problem), numbers=(1, 2))
+    sentences = [*_prices(solution.prices), *_tightest(solution, problem), *(f"note: {n}" for n in solution.notes)]
+    if sentences:
+        output.answer("")
+    for sentence in sentences:
+        output.answer(sentence)
+
+
+def needs(solution: Solution, problem: Problem) -> str:
+    """Return in one line what an infeasible problem would need.
+
+    Args:
+        solution: with status ``infeasible``.
+        problem: the question.
+    """
+    asked = limit_values(problem)
+    short = [each for each in solution.tightest if each.value > asked.get(each.limit, 0.0)]
+    found = [f"{each.limit} needs at least {limit_text(each.limit, each.value)}" for each in short]
+    return "; ".join(found) or solution.stopped
+
+
+def limit_values(problem: Problem) -> dict[str, float]:
+    """Return every limit of a problem by the name that prices and solutions give it.
+
+    Args:
+        problem: the problem.
+    """
+    limits = problem.limits
+    named = {"macs": limits.macs, "params": limits.params, "memory": limits.memory_bytes, "rho": limits.rho}
+    named.update({f"latency:{limit.table}": limit.budget_ms for limit in limits.latency})
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def limit_text(limit: str, value: float) -> str:
+    """Return a limit's value as people write it.
+
+    Args:
+        limit: its name.
+        value: in the unit that records hold it in.
+    """
+    if limit.startswith("latency:"):
+        return units.format_time_ms(value)
+    if limit == "memory":
+        return units.format_bytes(value)
+    return f"{value:.4g}" if limit.startswith("rho") else units.format_count(value)
+
+
+def _headline(solution: Solution) -> str:
+    parts = [f"{solution.problem}: {solution.status.value}"]
+    if solution.objective is not None:
+        parts.append(f"objective {solution.objective:,.1f}")
+    if solution.bound is not None:
+        parts.append(f"proved bound {solution.bound:,.1f}")
+    if solution.gap is not None:
+        parts.append(f"gap {units.format_percent(solution.gap)}")
+    if solution.continuous is not None and solution.architecture is not None:
+        parts.append(f"continuous optimum {solution.continuous.objective:,.1f} (local, no bound)")
+    return ", ".join(parts)
+
+
+def _stages(solution: Solution) -> list[Row]:
+    network = solution.architecture
+    if network is None:
+        return []
+    stem, head = network.stem, network.head
+    rows: list[Row] = [("stem", str(stem.out), "", str(stem.kernel), str(stem.stride), "1")]
+    for i, stage in enumerate(network.stages, start=1):
+        numbers = (stage.out, stage.bottleneck, stage.kernel, stage.stride, stage.depth)
+        rows.append((f"stage {i}", *(str(number) for number in numbers)))
+    if head is not None:
+        rows.append(("head", str(head.out), "", str(head.kernel), str(head.stride), "1"))
+    return rows
+
+
+def _continuous_stages(design: ContinuousDesign) -> list[Row]:
+    rows: list[Row] = [("stem", f"{design.stem:.1f}", "", "", "", "1")]
+    for i, stage in enumerate(design.stages, start=1):
+        numbers = (f"{value:.1f}" for value in (stage.out, stage.bottleneck, stage.kernel))
+        rows.append((f"stage {i}", *numbers, str(stage.stride), f"{stage.depth:.1f}"))
+    return rows
+
+
+def _costs(values: Evaluation, problem: Problem) -> list[Row]:
+    asked = limit_values(problem)
+
+    def row(label: str, limit: str, value: float) -> Row:
+        return label, limit_text(limit, value), limit_text(limit, asked[limit]) if limit in asked else ""
+
+    rows: list[Row] = [
+        ("entropy score", f"{values.score:,.1f}", ""),
+        ("depth penalty", f"{values.penalty:,.1f}", ""),
+        row("largest rho", "rho", values.max_rho),
+        row("MACs", "macs", values.macs),
+        row("parameters", "params", values.params),
+        row("activation memory", "memory", values.memory_bytes),
+    ]
+    for value in values.latency:
+        limit = f"latency:{value.table}"
+        rows.append(row(f"latency {value.table}, predicted", limit, value.predicted_ms))
+        if value.upper_ms is None:
+            rows.append((f"latency {value.table}, at most", "uncalibrated", ""))
+        else:
+            rows.append(row(f"latency {value.table}, at most", limit, value.upper_ms))
+    return rows
+
+
+def _prices(prices: tuple[Price, ...]) -> list[str]:
+    sentences = [
+        f"{price.limit} binds: {price.unit} more would buy about {price.objective_per_unit:,.4g} objective"
+        if price.unit[:1].isdigit()
+        else f"{price.limit} binds: 1 {price.unit} more would buy about {price.objective_per_unit:,.4g} objective"
+        for price in prices
+        if price.binding
+    ]
+    free = [price.limit for price in prices if not price.binding]
+    return [*sentences, f"not binding: {', '.join(free)}"] if free else sentences
+
+
+def _tightest(solution: Solution, problem: Problem) -> list[str]:
+    asked = limit_values(problem)
+    sentences = []
+    for each in solution.tightest:
+        given = f"asked {limit_text(each.limit, asked[each.limit])}, " if each.limit in asked else ""
+        kind = "proved" if each.proved else "found by search"
+        sentences.append(f"{each.limit}: {given}smallest reachable {limit_text(each.limit, each.value)} ({kind})")
+    return sentences

@@ -1,0 +1,121 @@
+"""``deepmad-hw bench``: measure networks beside their prediction. Layer 4."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepmad_hw.cli import options, output
+
+if TYPE_CHECKING:
+    from deepmad_hw.workflows.bench import BenchRow
+
+SHOWN_UNCOVERED = 3
+NOTED_DRIFT = 0.05
+
+
+def bench(
+    networks: Annotated[
+        list[str], typer.Argument(metavar="FILE_OR_DIR...", help="Design folders, ONNX files, reference networks.")
+    ],
+    table: Annotated[
+        Path | None, typer.Option(metavar="TABLE.csv", help="Latency table to predict with, and whose runtime to use.")
+    ] = None,
+    predict_only: Annotated[bool, typer.Option("--predict-only", help="Predict and do not measure.")] = False,
+    threads: options.Threads = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time per network, about.")] = 6.0,
+    json: options.Json = False,
+) -> None:
+    """Measure networks on this machine, interleaved in one run, beside their prediction."""
+    from deepmad_hw.cli.profile import show_tick
+    from deepmad_hw.workflows import bench as benches
+
+    with output.progress("predicting" if predict_only else "measuring") as steps:
+        rows = benches.bench(
+            networks,
+            table=table,
+            threads=threads,
+            seconds_per_network=seconds,
+            predict_only=predict_only,
+            on_tick=lambda tick: show_tick(steps, tick),
+        )
+    if json:
+        output.answer_json([row_to_json(row) for row in rows])
+    else:
+        show(rows)
+
+
+def row_to_json(row: BenchRow) -> dict[str, Any]:
+    """Return a row as JSON data.
+
+    Args:
+        row: of a bench.
+    """
+    data: dict[str, Any] = {
+        "name": row.name,
+        "predicted_ms": row.predicted_ms,
+        "lower_ms": row.lower_ms,
+        "upper_ms": row.upper_ms,
+        "uncovered": list(row.uncovered),
+    }
+    measured = row.measurement
+    if measured is not None:
+        percentiles = {f"p{p}_ms": measured.percentile_us(p) / 1e3 for p in (10, 90, 99)}
+        data |= {"measured_ms": row.measured_ms, **percentiles, "samples": len(measured.samples_us)}
+        data |= {"status": measured.status, "drift": row.drift}
+    return data
+
+
+def show(rows: list[BenchRow]) -> None:
+    """Print the rows of a bench as a table.
+
+    Args:
+        rows: of a bench.
+    """
+    columns = ("network", "predicted ms", "interval", "measured ms", "p10", "p90", "p99", "samples", "error")
+    output.table(columns, [_cells(row) for row in rows], numbers=range(1, len(columns)))
+    for row in rows:
+        if row.uncovered:
+            more = len(row.uncovered) - SHOWN_UNCOVERED
+            listed = ", ".join(row.uncovered[:SHOWN_UNCOVERED]) + (f" and {more} more" if more > 0 else "")
+            output.answer(f"note: {row.name} is not predicted, its table lacks: {listed}")
+        if row.measurement is not None and row.measurement.status != "ok":
+            output.answer(f"note: {row.name} was measured while something else used the processor")
+    drift = rows[0].drift if rows else None
+    if drift is not None and abs(drift - 1) > NOTED_DRIFT:
+        output.answer(f"note: the machine runs {drift:.2f} x as slow as when the table was made")
+
+
+def _cells(row: BenchRow) -> tuple[str, ...]:
+    measured = row.measurement
+    percentiles = ("", "", "") if measured is None else [f"{measured.percentile_us(p) / 1e3:.2f}" for p in (10, 90, 99)]
+    return (
+        row.name,
+        number(row.predicted_ms),
+        interval(row.lower_ms, row.upper_ms),
+        number(row.measured_ms),
+        *percentiles,
+        "" if measured is None else str(len(measured.samples_us)),
+        "" if row.error is None else f"{row.error:+.1%}",
+    )
+
+
+def number(value_ms: float | None) -> str:
+    """Return milliseconds as people read them, nothing for None.
+
+    Args:
+        value_ms: the time.
+    """
+    return "" if value_ms is None else f"{value_ms:.2f}"
+
+
+def interval(lower_ms: float | None, upper_ms: float | None) -> str:
+    """Return an interval as people read it, nothing without one.
+
+    Args:
+        lower_ms: its lower end.
+        upper_ms: its upper end.
+    """
+    return "" if lower_ms is None or upper_ms is None else f"{lower_ms:.2f}..{upper_ms:.2f}"
