@@ -8,7 +8,38 @@ and the errors they raise.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names again, for type checkers and editors; a test holds the two lists equal
+    from deepmad_hw.architecture import Architecture as Architecture, Head as Head, Stage as Stage, Stem as Stem
+    from deepmad_hw.check import evaluate as evaluate
+    from deepmad_hw.errors import (
+        ConfigError as ConfigError,
+        DeepmadError as DeepmadError,
+        DeviceLostError as DeviceLostError,
+        ForeignTableError as ForeignTableError,
+        InfeasibleError as InfeasibleError,
+        InputFileError as InputFileError,
+        MissingExtraError as MissingExtraError,
+        NotCoveredError as NotCoveredError,
+        SolverError as SolverError,
+        StorageError as StorageError,
+        TooNoisyError as TooNoisyError,
+    )
+    from deepmad_hw.layer import Graph as Graph, LayerSpec as LayerSpec, Node as Node
+    from deepmad_hw.measurement import (
+        Environment as Environment,
+        LayerMeasurement as LayerMeasurement,
+        NetworkMeasurement as NetworkMeasurement,
+    )
+    from deepmad_hw.problem import LatencyLimit as LatencyLimit, Limits as Limits, Problem as Problem
+    from deepmad_hw.solution import Evaluation as Evaluation, Solution as Solution, Status as Status
+    from deepmad_hw.space import Space as Space, StageSpace as StageSpace
+    from deepmad_hw.workflows.bench import bench as bench
+    from deepmad_hw.workflows.design import design as design
+    from deepmad_hw.workflows.export import export as export
+    from deepmad_hw.workflows.profile import profile as profile
+    from deepmad_hw.workflows.verify import verify as verify
 
 __version__ = "0.1.0"
 

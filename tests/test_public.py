@@ -1,6 +1,8 @@
 """`import deepmad_hw` is light, and its public names are true."""
 
+import ast
 import importlib.metadata
+import inspect
 import subprocess
 import sys
 
@@ -63,6 +65,17 @@ def test_every_public_name_is_where_the_table_says(name, place):
     module, attribute = place.split(":")
     assert getattr(dm, name) is getattr(importlib.import_module(module), attribute)
     assert name in dir(dm)
+
+
+def test_type_checkers_see_the_same_names_at_the_same_places():
+    tree = ast.parse(inspect.getsource(dm))
+    seen = {
+        alias.asname: f"{node.module}:{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("deepmad_hw.")
+        for alias in node.names
+    }
+    assert seen == dm._PUBLIC
 
 
 @pytest.mark.parametrize("verb", ["bench", "design", "export", "profile", "verify"])
