@@ -14,9 +14,10 @@ PROBLEMS = {problem["name"]: problem for problem in json.loads((DATA / "problems
 RATIOS = {"bottleneck": (0.1, 1.0), "mbconv_se": (1.5, 6.1)}
 
 
-def test_all_run_files_are_known_here():
-    assert set(problem_names()) == {"quickstart", "mobile-cpu", *PROBLEMS}
+def test_the_seven_published_problems_are_named_problems():
+    assert len(PROBLEMS) == 7
     assert set(PROBLEMS) == set(GRIDS)
+    assert set(PROBLEMS) <= set(problem_names())
 
 
 @pytest.mark.parametrize("name", problem_names())
@@ -30,8 +31,8 @@ def test_a_run_file_is_named_by_its_result_and_documented(name):
 @pytest.mark.parametrize("grid", ["default", "reference", "fine"])
 def test_a_run_file_makes_a_space_on_every_grid(name, grid):
     space = load_problem(name, overrides={"grid": grid}).space
-    assert len(space.stages) == 5
-    assert space.resolution[0] % 32 == 0
+    assert all(len(stage.out) > 1 for stage in space.stages)
+    assert space.resolution == (space.resolution[0],) * 2
 
 
 @pytest.mark.parametrize("name", GRIDS)

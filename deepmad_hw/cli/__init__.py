@@ -34,6 +34,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     errors.DeviceLostError: EXIT_DEVICE_LOST,
     errors.StorageError: EXIT_STORAGE,
 }
+STOPPED = "stopped; the same command takes up what it had saved"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if line:
             print(line, file=sys.stderr)
         return code
+    if result == EXIT_INTERRUPTED:  # typer answers Ctrl-C with this code instead of an exception
+        print(STOPPED, file=sys.stderr)
     return result if isinstance(result, int) else EXIT_OK
 
 
@@ -69,7 +72,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SystemExit):
         return (error.code if isinstance(error.code, int) else EXIT_UNEXPECTED), ""
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
-        return EXIT_INTERRUPTED, "stopped; the same command takes up what it had saved"
+        return EXIT_INTERRUPTED, STOPPED
     if isinstance(error, errors.DeepmadError):
         codes = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
         return next(codes, EXIT_UNEXPECTED), f"error: {_one_line(error)}"

@@ -25,7 +25,9 @@ class Method(StrEnum):
 
 
 def design(
-    config: Annotated[str, typer.Argument(help="Run file, or name of a problem such as deepmad-r18.")],
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="Run file, or name of a problem such as deepmad-r18.")
+    ],
     latency: options.Latency = [],  # noqa: B006
     macs: options.Macs = None,
     params: options.Params = None,

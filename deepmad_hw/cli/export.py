@@ -11,7 +11,9 @@ from deepmad_hw.cli import options, output
 
 
 def export(
-    network: Annotated[str, typer.Argument(help="Folder of a design, its JSON, or a reference network (resnet18).")],
+    network: Annotated[
+        str, typer.Argument(metavar="NETWORK", help="Folder of a design, its JSON, or a reference network (resnet18).")
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
     target: Annotated[str, typer.Option(help="Form of the file: onnx or torch.")] = "onnx",
     weights: Annotated[
