@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from deepmad_hw.architecture import require_resolution
+from deepmad_hw.architecture import Architecture, Head, Stage, Stem, require_resolution
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
 
@@ -145,6 +145,7 @@ def _skip(net: _Net, prefix: str, *, source: str, out: int, stride: int) -> str:
 # --- ResNet: He et al., CVPR 2016 -----------------------------------------------------------------------------------
 
 _BOTTLENECK_EXPANSION = 4
+_RESNET_WIDTHS = (64, 128, 256, 512)
 
 
 def _basic_block(net: _Net, prefix: str, *, width: int, stride: int) -> None:
@@ -166,7 +167,7 @@ def _resnet(block: Callable[..., None], *depths: int) -> Callable[[_Net], None]:
     def build(net: _Net) -> None:
         net.conv("stem", out=64, kernel=7, stride=2, activation="relu")
         net.pool("maxpool", op="max_pool", kernel=3, stride=2)
-        for stage, (width, depth) in enumerate(zip((64, 128, 256, 512), depths, strict=True), start=1):
+        for stage, (width, depth) in enumerate(zip(_RESNET_WIDTHS, depths, strict=True), start=1):
             for index in range(1, depth + 1):
                 stride = 2 if stage > 1 and index == 1 else 1
                 block(net, f"stage{stage}.block{index}", width=width, stride=stride)
@@ -327,3 +328,57 @@ _NETWORKS: dict[str, Callable[[_Net], None]] = {
     ),
     "regnet_y_400mf": _regnet_y_400mf,
 }
+
+
+# --- The same networks in the project's own layers, where entropy is defined ----------------------------------------
+
+
+def in_own_layers(name: str) -> Architecture | None:
+    """Return a reference network's widths and depths as an architecture, or None where no family resembles it.
+
+    DeepMAD's objective is defined for architectures. Their projections, squeeze-excite widths and first blocks differ
+    a little from the originals': max pooling becomes the stride of the first stage, and a stage has one inner width.
+
+    Args:
+        name: one of `names()`.
+    """
+    if name in _RESNET_DEPTHS:
+        return _own_resnet(*_RESNET_DEPTHS[name])
+    if name == "mobilenet_v2":
+        return _own_mobile("mbconv", _MOBILENET_V2, activation="relu6")
+    if name == "efficientnet_b0":
+        return _own_mobile("mbconv_se", _EFFICIENTNET_B0, activation="silu")
+    return None
+
+
+_RESNET_DEPTHS = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+}
+
+
+def _own_resnet(family: str, depths: Sequence[int]) -> Architecture:
+    expansion = _BOTTLENECK_EXPANSION if family == "bottleneck" else 1
+    stages = tuple(
+        Stage(out=width * expansion, bottleneck=width, kernel=3, stride=2, depth=depth)
+        for width, depth in zip(_RESNET_WIDTHS, depths, strict=True)
+    )
+    return Architecture(family=family, resolution=(224, 224), stem=Stem(out=64, kernel=7), stages=stages)
+
+
+def _own_mobile(family: str, rows: Sequence[tuple[int, int, int, int, int]], *, activation: str) -> Architecture:
+    stages, channels = [], 32
+    for ratio, kernel, out, depth, stride in rows:
+        inner = ratio * (out if depth > 1 else channels)
+        stages.append(Stage(out=out, bottleneck=inner, kernel=kernel, stride=stride, depth=depth))
+        channels = out
+    return Architecture(
+        family=family,
+        resolution=(224, 224),
+        stem=Stem(out=32),
+        stages=tuple(stages),
+        head=Head(out=1280),
+        activation=activation,
+    )

@@ -14,9 +14,13 @@ import typer
 import deepmad_hw
 
 VERBS = {
+    "quickstart": "deepmad_hw.cli.quickstart:quickstart",
     "doctor": "deepmad_hw.cli.doctor:doctor",
+    "profile": "deepmad_hw.cli.profile:profile",
+    "table": "deepmad_hw.cli.table:table",
     "design": "deepmad_hw.cli.design:design",
     "export": "deepmad_hw.cli.export:export",
+    "bench": "deepmad_hw.cli.bench:bench",
     "verify": "deepmad_hw.cli.verify:verify",
 }
 

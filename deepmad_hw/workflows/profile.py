@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle, product
 from pathlib import Path
 
@@ -22,19 +23,25 @@ from deepmad_hw.measurement import Environment
 from deepmad_hw.serde_table import write_table
 from deepmad_hw.space import Space
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
+from deepmad_hw.workflows.config import load_run
 from profilers import run, samples
 from profilers.backend import Settings
 from profilers.journal import Unit
 from profilers.plan import Plan, read_plan
 from profilers.run import Effort, Tick
+from profilers.timing import WARM_UP_RUNS, Rhythm
 
+# Together they hold all four families in the ranges of the published problems.
+DEFAULT_SPACES = ("deepmad-r18", "resnet-basic", "deepmad-29m-224", "deepmad-89m", "mobile-cpu")
 # Networks whose rescaled copies show layers that no family has: strided projections, max pooling, large stems.
 REFERENCES = ("resnet18", "mobilenet_v2", "resnet50", "efficientnet_b0")
 # Widths around the originals, which are never measured themselves.
-WIDTH_FACTORS = (0.72, 1.3, 0.87, 1.12)
-PROBE_STEPS = 3
-SECONDS_PER_PROBE = 1.6  # per round, seen on two-core virtual machines
-SECONDS_PER_NETWORK = 0.8
+WIDTH_FACTORS = (0.75, 1.3)
+PROBE_STEPS = 3  # stages drawn from each stage of a space, fewer where that passes LARGEST_PROBE_MACS
+LARGEST_PROBE_MACS = 6e9
+# A plan must not depend on this machine, or it could not be resumed; so its size follows from a nominal speed.
+NOMINAL_MACS_PER_S = 40e9
+NOMINAL_UNIT_S = 0.7
 CALIBRATION_SHARE = 0.2
 MIN_PROBES_PER_SPACE = 6
 CALIBRATION_NETWORKS = (12, 40)  # at least, at most
@@ -73,6 +80,22 @@ class ProfileRequest:
         for name, value in (("--threads", self.threads), ("--batch", self.batch), ("--minutes", self.minutes)):
             if value <= 0:
                 raise ConfigError(f"expected a number above 0, got {value}", where=name)
+
+
+def spaces(names: Sequence[str | Path]) -> tuple[Space, ...]:
+    """Return the spaces of run files; without any, spaces that hold all four families at 224x224.
+
+    Args:
+        names: named problems or YAML files.
+
+    Raises:
+        ConfigError: no such file, or a mistake in it.
+    """
+    if names:
+        return tuple(dict.fromkeys(load_run(name).problem.space for name in names))
+    named = [load_run(name).problem.space for name in DEFAULT_SPACES]
+    mobile = next(space for space in named if space.family == "mbconv_se")
+    return (*named, replace(mobile, family="mbconv"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,30 +140,56 @@ def choose(request: ProfileRequest) -> list[Chosen]:
         ConfigError: a space leaves nothing to draw.
     """
     random = np.random.default_rng(request.seed)
-    seconds = request.minutes * 60
-    rounds = Effort(budget_s=seconds).min_rounds
-    networks = int(np.clip(seconds * CALIBRATION_SHARE / rounds / SECONDS_PER_NETWORK, *CALIBRATION_NETWORKS))
-    of_references = 2 * len(request.references)
-    probes = int(seconds * (1 - CALIBRATION_SHARE) / rounds / SECONDS_PER_PROBE) - of_references
-    probes = max(probes, MIN_PROBES_PER_SPACE * len(request.spaces))
-    chosen = [Chosen(graph=graph) for graph in _rescaled(request.references, of_references)]
-    for index, space in zip(range(probes), cycle(request.spaces), strict=False):
-        architecture = sampling.probe_architecture(space, random, steps=PROBE_STEPS)
-        chosen.append(Chosen(graph=expand(architecture, name=f"probe{index:03}")))
-    for index, space in zip(range(networks), cycle(request.spaces), strict=False):
-        limit = max(LARGEST_NETWORK_MACS, costs.macs(_smallest(space)) * 1.5)
-        architecture = sampling.random_architecture(space, random, max_macs=limit)
-        chosen.append(Chosen(graph=expand(architecture, name=f"network{index:03}"), architecture=architecture))
+    seconds = request.minutes * 60 / Effort(budget_s=0).min_rounds
+    chosen = [Chosen(graph=graph) for graph in _rescaled(request.references)]
+    probes, networks = _probes(request, random), _networks(request, random)
+    spent_s = sum(_unit_s(item.graph, by_layer=True) for item in chosen)
+    for count in itertools.count():
+        if spent_s >= seconds * (1 - CALIBRATION_SHARE) and count >= MIN_PROBES_PER_SPACE * len(request.spaces):
+            break
+        chosen.append(next(probes))
+        spent_s += _unit_s(chosen[-1].graph, by_layer=True)
+    for count in range(CALIBRATION_NETWORKS[1]):
+        if spent_s >= seconds and count >= CALIBRATION_NETWORKS[0]:
+            break
+        chosen.append(next(networks))
+        spent_s += _unit_s(chosen[-1].graph, by_layer=False)
     # A run that is cut short has then seen something of everything.
     return [chosen[index] for index in random.permutation(len(chosen))]
 
 
-def _rescaled(names: Sequence[str], count: int) -> list[Graph]:
+def _probes(request: ProfileRequest, random: np.random.Generator) -> Iterator[Chosen]:
+    for index, space in enumerate(cycle(request.spaces)):
+        graph = _probe(space, random, name=f"probe{index:03}", batch=request.batch)
+        yield Chosen(graph=graph)
+
+
+def _probe(space: Space, random: np.random.Generator, *, name: str, batch: int) -> Graph:
+    for steps in range(PROBE_STEPS, 0, -1):
+        graph = expand(sampling.probe_architecture(space, random, steps=steps), name=name)
+        if costs.macs(graph) * batch <= LARGEST_PROBE_MACS:
+            return graph
+    return graph
+
+
+def _networks(request: ProfileRequest, random: np.random.Generator) -> Iterator[Chosen]:
+    limits = [max(LARGEST_NETWORK_MACS, costs.macs(_smallest(space)) * 1.5) for space in request.spaces]
+    for index, (space, limit) in enumerate(cycle(zip(request.spaces, limits, strict=True))):
+        architecture = sampling.random_architecture(space, random, max_macs=limit)
+        yield Chosen(graph=expand(architecture, name=f"network{index:03}"), architecture=architecture)
+
+
+def _unit_s(graph: Graph, *, by_layer: bool) -> float:
+    """Return about how long one round of a network takes."""
+    rhythm = Rhythm()
+    run_s = costs.macs(graph) / NOMINAL_MACS_PER_S
+    runs = WARM_UP_RUNS + rhythm.blocks * max(rhythm.min_runs, rhythm.block_us / 1e6 / run_s)
+    return float(NOMINAL_UNIT_S + run_s * runs * (2 if by_layer else 1))
+
+
+def _rescaled(names: Sequence[str]) -> list[Graph]:
     pairs = product(WIDTH_FACTORS, names)
-    return [
-        sampling.rescaled(reference.get(name), factor, name=f"{name}_x{factor:g}")
-        for _, (factor, name) in zip(range(count), pairs, strict=False)
-    ]
+    return [sampling.rescaled(reference.get(name), factor, name=f"{name}_x{factor:g}") for factor, name in pairs]
 
 
 def _smallest(space: Space) -> Architecture:
