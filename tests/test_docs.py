@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from deepmad_hw import cli
+from deepmad_hw.cli.app import VERBS, app
 
 pytestmark = pytest.mark.checkout
 
@@ -44,3 +48,34 @@ def test_python_examples_of_the_readme_run():
         done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip().isdigit()
+
+
+def command_lines(text):
+    """Return the words of every `deepmad-hw ...` line in a document's code blocks, without comments."""
+    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = (line.split("#")[0] for block in blocks for line in block.splitlines())
+    return [re.sub(r"[\[\]]", "", line).split()[1:] for line in lines if line.startswith("deepmad-hw ")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_verb_that_is_named_exists(path):
+    named = set(re.findall(r"`deepmad-hw ([a-z]+)", path.read_text()))
+    named |= {words[0] for words in command_lines(path.read_text()) if words[0].islower()}
+    assert named <= set(VERBS)
+
+
+def test_every_command_of_the_readme_has_verbs_and_options_that_exist():
+    commands = command_lines(README)
+    assert {words[0] for words in commands} == set(VERBS)
+    for words in commands:
+        command, rest = get_command(app), words
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command, rest = command.commands[rest[0]], rest[1:]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert [word for word in rest if word.startswith("--") and word not in known] == [], words
+
+
+def test_the_readme_lists_every_exit_code():
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)}
+    codes = {value for name, value in vars(cli).items() if name.startswith("EXIT_") and isinstance(value, int)}
+    assert listed == codes - {cli.EXIT_UNEXPECTED}
