@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -66,21 +67,28 @@ class Journal:
 
     def __init__(self, path: Path, identity: dict[str, str]) -> None:
         self.path = path
-        try:
+        with _explained(path):
             self._connection = sqlite3.connect(path, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS units "
-                "(probe TEXT NOT NULL, round INTEGER NOT NULL, unit TEXT NOT NULL, PRIMARY KEY (probe, round))"
-            )
-            self._require_intact()
-            self._require_identity({"schema": str(SCHEMA), **identity})
-        except sqlite3.OperationalError as error:
-            raise StorageError(f"cannot write the journal ({error})", where=str(path)) from error
-        except sqlite3.DatabaseError as error:
-            raise _damaged(path, str(error)) from error
+        try:
+            with _explained(path):
+                self._prepare({"schema": str(SCHEMA), **identity})
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, identity: dict[str, str]) -> None:
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._require_intact()
+        # One transaction, so that no kill leaves a journal with half an identity.
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS units (probe TEXT NOT NULL, round INTEGER NOT NULL, unit TEXT NOT NULL, "
+            "checksum INTEGER NOT NULL, PRIMARY KEY (probe, round))"
+        )
+        self._require_identity(identity)
+        self._connection.execute("COMMIT")
 
     def _require_intact(self) -> None:
         (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -110,10 +118,9 @@ class Journal:
             StorageError: the disk does not take it.
         """
         text = json.dumps({key: value for key, value in asdict(unit).items() if key not in ("probe", "round")})
-        try:
-            self._connection.execute("INSERT INTO units VALUES (?, ?, ?)", (unit.probe, unit.round, text))
-        except sqlite3.OperationalError as error:
-            raise StorageError(f"cannot write the journal ({error})", where=str(self.path)) from error
+        row = (unit.probe, unit.round, text, _checksum(unit.probe, unit.round, text))
+        with _explained(self.path):
+            self._connection.execute("INSERT INTO units VALUES (?, ?, ?, ?)", row)
 
     def units(self) -> Iterator[Unit]:
         """Return every stored unit, by round and probe.
@@ -121,16 +128,13 @@ class Journal:
         Raises:
             InputFileError: a row is damaged.
         """
-        try:
-            rows = self._connection.execute("SELECT probe, round, unit FROM units ORDER BY round, probe").fetchall()
-            for probe, number, text in rows:
-                yield _unit(probe, number, json.loads(text))
-        except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(self.path, str(error)) from error
-
-    def done(self) -> set[tuple[str, int]]:
-        """Return (probe, round) of every stored unit."""
-        return set(self._connection.execute("SELECT probe, round FROM units"))
+        with _explained(self.path):
+            order = "SELECT probe, round, unit, checksum FROM units ORDER BY round, probe"
+            rows = self._connection.execute(order).fetchall()
+        for probe, number, text, checksum in rows:
+            if checksum != _checksum(probe, number, text):
+                raise _damaged(self.path, f"round {number} of {probe!r} is not as it was written")
+            yield _unit(probe, number, json.loads(text))
 
     def close(self) -> None:
         """Close the file."""
@@ -161,6 +165,25 @@ def _unit(probe: str, number: int, data: dict[str, Any]) -> Unit:
         stolen=data["stolen"],
         message=data["message"],
     )
+
+
+def _checksum(probe: object, number: object, text: object) -> int:
+    """Return what a row must still say of itself; SQLite guards its pages' structure, not the text in them."""
+    return zlib.crc32(f"{probe}\0{number}\0{text}".encode(errors="replace"))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite says into our errors."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        # SQLITE_ERROR, or no name: these are no tables or texts of ours. Other names tell of the disk and the system.
+        if getattr(error, "sqlite_errorname", "SQLITE_ERROR") == "SQLITE_ERROR":
+            raise _damaged(path, str(error)) from error
+        raise StorageError(f"cannot write the journal ({error})", where=str(path)) from error
+    except sqlite3.DatabaseError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, detail: str) -> InputFileError:

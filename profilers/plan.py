@@ -27,7 +27,7 @@ class Probe:
         kind: `LAYERS` or `NETWORK`.
         input_shape: batch, channels, height, width.
         weight_bytes: size of its weights, to know how many networks fit into memory.
-        nodes: its layers, empty for a network that is only timed as a whole.
+        nodes: its layers, empty for a file that says nothing of them.
     """
 
     name: str

@@ -17,6 +17,7 @@ from profilers.backend import NodeTimes, Settings
 from profilers.plan import Plan, Probe
 
 PROFILER_US_PER_NODE = 2.0
+FILE_US = 100.0  # a network whose layers the plan does not name
 
 
 def layer_us(spec: LayerSpec, *, gmacs: float) -> float:
@@ -49,7 +50,7 @@ class _ReplaySession:
             name: (us + extra) * slow * (1 + self._noise * self._random.random()) for name, us in self._node_us.items()
         }
         self._runs.append(times)
-        return sum(times.values()) or 100.0 * slow
+        return sum(times.values()) or FILE_US * slow
 
     def finish(self) -> NodeTimes:
         if not self._profiled:

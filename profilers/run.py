@@ -90,10 +90,14 @@ def measure(
         DeviceLostError: the measuring process fails again and again, or another one holds the device.
     """
     found = backends.get(settings.runtime).environment(plan, settings)
-    identity = {"plan": plan.sha256, "environment": json.dumps(asdict(found), sort_keys=True)}
+    identity = {"plan": plan.sha256, **{key: _words(value) for key, value in asdict(found).items()}}
     with device_lock("cpu"), Journal(journal, identity) as book, _Child(plan, settings, effort) as child:
         _rounds(plan, book, child, effort, on_tick)
         return found, list(book.units())
+
+
+def _words(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _rounds(plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: Callable[[Tick], None]) -> None:

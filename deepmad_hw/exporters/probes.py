@@ -15,6 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from deepmad_hw.costs import FLOAT32_BYTES
+from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import save, to_onnx
 from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.files import write_atomically
@@ -92,10 +93,15 @@ def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1) -> No
         batch: images at once.
 
     Raises:
+        ConfigError: two networks of one name, or one called like the canary.
         StorageError: the disk does not take it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     packed = [*probes, PackedProbe(name=CANARY, graph=canary())]
+    names = [probe.name for probe in packed]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError("two networks of one name", where=name, hint="rename one of them")
     largest = max(_values(node.spec) for probe in packed for node in probe.nodes)
     random = np.random.default_rng(0)
     blob = random.normal(0.0, WEIGHT_DEVIATION, largest).astype(np.float32)
@@ -117,11 +123,7 @@ def _pack(folder: Path, probe: PackedProbe, batch: int) -> dict[str, Any]:
         "kind": "layers" if probe.by_layer else "network",
         "input_shape": [batch, *shape],
         "weight_bytes": weight_bytes,
-        "nodes": [
-            {"name": node.name, "spec": asdict(node.spec), "inputs": list(node.inputs)}
-            for node in probe.nodes
-            if probe.by_layer
-        ],
+        "nodes": [{"name": node.name, "spec": asdict(node.spec), "inputs": list(node.inputs)} for node in probe.nodes],
     }
 
 
