@@ -10,10 +10,10 @@ from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement
 from profilers.journal import Unit
 from profilers.plan import LAYERS, Plan
+from profilers.timing import CANARY_RUNS
 
 MAX_STOLEN = 0.03  # share of processor time lost to a hypervisor above which a unit is not trusted
 MAX_CANARY_SWING = 1.12  # largest over smallest canary block in one unit above which it is not trusted
-CANARY_BLOCK = 4  # canary runs that stand together
 
 
 def canary_level_us(unit: Unit) -> float:
@@ -36,8 +36,8 @@ def disturbed(unit: Unit) -> bool:
 
 
 def _canary_blocks(unit: Unit) -> list[float]:
-    starts = range(0, len(unit.canary_us), CANARY_BLOCK)
-    return [min(unit.canary_us[start : start + CANARY_BLOCK]) for start in starts]
+    starts = range(0, len(unit.canary_us), CANARY_RUNS)
+    return [min(unit.canary_us[start : start + CANARY_RUNS]) for start in starts]
 
 
 def drift_factors(units: Iterable[Unit]) -> dict[tuple[str, int], float]:
@@ -97,8 +97,10 @@ def layers(plan: Plan, units: Iterable[Unit]) -> list[LayerMeasurement]:
     specs = {
         probe.name: {node.name: node.spec for node in probe.nodes} for probe in plan.probes if probe.kind == LAYERS
     }
-    kept = [unit for unit in trusted(list(units)) if unit.probe in specs]
-    factors = drift_factors(kept)
+    units = list(units)
+    everything = trusted(units)
+    factors = drift_factors(everything)  # as in `networks`, so that layers and networks have one usual speed
+    kept = [unit for unit in everything if unit.probe in specs]
     samples: dict[LayerSpec, list[float]] = defaultdict(list)
     calm: set[LayerSpec] = set()
     for unit in kept:
@@ -113,7 +115,7 @@ def layers(plan: Plan, units: Iterable[Unit]) -> list[LayerMeasurement]:
         for spec, values in samples.items()
         if values
     ]
-    return rows + _failed(plan, list(units), {row.spec for row in rows})
+    return rows + _failed(plan, units, {row.spec for row in rows})
 
 
 def unprofiled_share(unit: Unit) -> float:
@@ -131,7 +133,7 @@ def _failed(plan: Plan, units: list[Unit], known: set[LayerSpec]) -> list[LayerM
     specs = {
         node.spec: status[probe.name]
         for probe in plan.probes
-        if probe.name in status
+        if probe.name in status and probe.kind == LAYERS
         for node in probe.nodes
         if node.spec not in known
     }
