@@ -54,6 +54,7 @@ def design(
         units.parse_percent(gap, where="--gap"),
         units.parse_seconds(time_limit, where="--time-limit"),
     )
+    folder = None if out is None else options.new_folder(out)
 
     from deepmad_hw.workflows import config as configs
     from deepmad_hw.workflows import design as designs
@@ -70,15 +71,15 @@ def design(
             threads=threads,
             seed=seed,
         )
-    if out is not None:
-        designs.save_design(out, solution, question.problem, tables=question.tables)
+    if folder is not None:
+        designs.save_design(folder, solution, question.problem, tables=question.tables)
     if json:
         from deepmad_hw import serde
 
         output.answer_json(serde.solution_to_json(solution, space=question.problem.space))
     else:
         answers.show(solution, question.problem)
-    output.message(f"stored in {out}" if out is not None else "nothing was stored; --out DIR keeps the design")
+    output.message(f"stored in {folder}" if folder is not None else "nothing was stored; --out DIR keeps the design")
     _stop(solution, question.problem)
 
 

@@ -28,11 +28,12 @@ def export(
     from deepmad_hw.workflows.networks import load_network
 
     files = write(load_network(network), out, target=target, weights=weights, seed=seed)
-    checked = check_exported(files[0]) if files[0].suffix == ".onnx" else None
+    checked = check_exported(files[0]) if files[0].suffix == ".onnx" else ()
     if json:
-        output.answer_json({"schema": 1, "target": target, "files": [str(file) for file in files], "checked": checked})
+        names = [str(file) for file in files]
+        output.answer_json({"schema": 1, "target": target, "files": names, "checked": list(checked)})
         return
     for file in files:
         output.answer(str(file))
-    if checked is not None:
-        output.message(checked)
+    for sentence in checked:
+        output.message(sentence)

@@ -107,6 +107,20 @@ def existing_folder(path: Path) -> Path:
     return path
 
 
+def new_folder(path: Path) -> Path:
+    """Return a folder that a result will be written to, refused before the work rather than after it.
+
+    Args:
+        path: the folder, which need not be there yet.
+
+    Raises:
+        ConfigError: something else has that name.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError("is a file, not a folder", where=f"--out {path}", hint="give another name")
+    return path
+
+
 def _sides(text: str) -> list[int]:
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.strip().isdecimal() and len(side) < 6 for side in sides):

@@ -91,7 +91,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if isinstance(root, yaml.MappingNode):
             _require_small(root, path)
-        data = yaml.safe_load(text)
+        data = _unshared(yaml.safe_load(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -104,6 +104,13 @@ def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node]:
     if not isinstance(data, dict) or root is None:
         raise ConfigError("expected keys and values, as in configs/README.md", where=str(path))
     return data, root
+
+
+def _unshared(data: Any) -> Any:
+    """Return data whose aliases are copies, so that a value replaced in one place stays as it was in the other."""
+    if isinstance(data, dict):
+        return {key: _unshared(value) for key, value in data.items()}
+    return [_unshared(value) for value in data] if isinstance(data, list) else data
 
 
 def _require_small(root: yaml.Node, path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from deepmad_hw import costs
 from deepmad_hw.architecture import Architecture
-from deepmad_hw.errors import ConfigError
+from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.workflows.networks import Network, from_architecture
 
 
@@ -49,19 +50,31 @@ def export(
     return form.write(chosen.graph, values, out, chosen.facts)
 
 
-def check_exported(path: Path) -> str:
-    """Check an ONNX file against the standard, run it once, and return what was done in one sentence.
+def check_exported(path: Path) -> tuple[str, ...]:
+    """Check an ONNX file and return what was done, each in one sentence.
+
+    One of our files must hold the network that its own facts name, multiply-add by multiply-add. Where ONNX Runtime
+    is installed, any file is held against the standard and run once.
 
     Args:
         path: the file.
 
     Raises:
-        InputFileError: it is no valid model, does not run, or returns values that are not finite.
+        InputFileError: it is no valid model, holds another network than it says, does not run, or returns values that
+            are not finite.
     """
+    from deepmad_hw.exporters import onnx_read
+
+    done = []
+    graph = onnx_read.graph_of(path)
+    if graph is not None:
+        stated, counted = costs.macs(graph), onnx_read.counts(onnx_read.load(path)).macs
+        if stated != counted:
+            raise InputFileError(f"macs: the file has {counted}, its own facts say {stated}", where=str(path))
+        done.append(f"holds the network it names ({counted} MACs)")
     if find_spec("onnxruntime") is None:
-        return 'not run: ONNX Runtime is missing (pip install "deepmad-hw[cpu]")'
+        return (*done, 'not run: ONNX Runtime is missing (pip install "deepmad-hw[cpu]")')
     from deepmad_hw.exporters.verify import check_onnx
 
-    shapes = check_onnx(path)
-    outputs = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-    return f"valid ONNX, run once in ONNX Runtime: {outputs}"
+    outputs = ", ".join(f"{name} {list(shape)}" for name, shape in check_onnx(path).items())
+    return (*done, f"valid ONNX, run once in ONNX Runtime: {outputs}")

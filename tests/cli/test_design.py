@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from deepmad_hw.cli import answers
@@ -11,6 +12,23 @@ from deepmad_hw.problem import LatencyLimit, Limits
 from deepmad_hw.solution import LatencyValue, Price, Status, Tightest
 from deepmad_hw.workflows import design as designs
 from deepmad_hw.workflows.config import load_problem
+
+
+class FixedModel:
+    """A device on which every layer takes a tenth of a millisecond."""
+
+    device = "board"
+    overhead_ms = 0.5
+    margin = 0.1
+
+    def __init__(self, name):
+        self.name = name
+
+    def covers(self, specs):
+        return np.ones(len(specs), dtype=bool)
+
+    def layers_ms(self, specs):
+        return np.full(len(specs), 0.1)
 
 
 @pytest.fixture
@@ -63,6 +81,29 @@ def test_a_design_is_exported_and_runs(run, designed, tmp_path):
     assert ran.code == 0, ran.err
     assert ran.out == f"{tmp_path / 'small.onnx'}\n"
     assert "[1, 10]" in ran.err
+
+
+def test_an_exported_file_is_verified(run, tmp_path):
+    file = tmp_path / "net.onnx"
+    run("export", "mobilenet_v2", "--out", file, "--json")
+    ran = run("verify", file)
+    assert ran.code == 0
+    assert f"{file}: holds the network it names (300774272 MACs)" in ran.out
+    assert len(json.loads(run("verify", file, "--json").out)["checked"]) == 2
+    file.write_bytes(b"nonsense")
+    assert run("verify", file).code == 3
+
+
+def test_a_budget_on_a_table_becomes_a_limit_of_the_design(run, config, tmp_path, monkeypatch):
+    (tmp_path / "board.csv").touch()
+    monkeypatch.setattr("deepmad_hw.workflows.tables.load_model", lambda path: FixedModel(path.stem))
+    words = ["--latency", f"{tmp_path / 'board.csv'}=3ms", "--method", "fast", "--out", tmp_path / "out"]
+    data = json.loads(run("design", config, *words, "--json").out)
+    (latency,) = data["latency"]
+    assert latency["table"] == "board"
+    assert latency["budget_ms"] == 3.0
+    assert latency["upper_ms"] <= 3.0
+    assert run("verify", tmp_path / "out").code == 0
 
 
 def test_a_stored_problem_is_designed_again_to_the_same_design(run, designed):
@@ -151,6 +192,7 @@ def test_flags_reach_the_solver_in_its_units(run, config, monkeypatch):
         (["--set", "nothing"], 2, "--set: 'nothing' is no key and value"),
         (["--set", "grid=[1"], 2, "--set grid: '[1' is no YAML value"),
         (["--grid", "fin"], 2, "grid: unknown grid 'fin'"),
+        (["--out", __file__], 2, f"--out {__file__}: is a file, not a folder"),
     ],
 )
 def test_bad_input_is_one_line_with_its_exit_code(run, config, words, code, said):

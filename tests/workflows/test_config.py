@@ -4,6 +4,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepmad_hw import serde
 from deepmad_hw.errors import ConfigError
@@ -119,6 +121,13 @@ def test_flags_replace_what_the_file_says(write):
     assert problem.space.max_growth == 2.0
 
 
+def test_a_flag_changes_one_of_two_stages_that_share_an_anchor(write):
+    text = GOOD.replace("    - stride: 2\n      out: {min", "    - &stage\n      stride: 2\n      out: {min", 1)
+    text = text.replace("limits:", "    - *stage\nlimits:", 1)
+    stages = load_problem(write(text), overrides={"space.stages.2.depth": 7}).space.stages
+    assert [stage.depth for stage in stages] == [(1, 2), (4, 4), (7, 7)]
+
+
 def test_a_latency_limit_is_a_table_beside_the_file_and_a_budget(write, tmp_path):
     (tmp_path / "slow.onnx").touch()
     text = GOOD + "  latency:\n    a.csv: 10ms\n    b.csv: 400/s\n    c.csv: like:resnet18\n    d.csv: like:slow.onnx\n"
@@ -226,6 +235,22 @@ def test_a_mistake_in_a_flag_does_not_point_to_the_file(write):
     assert refusal(path, name__x=1).startswith("name.x: has no place in the run file")
 
 
+@given(st.data())
+def test_any_damage_to_a_file_is_one_line_or_still_a_problem(tmp_path_factory, data):
+    start = data.draw(st.integers(0, len(GOOD)))
+    end = data.draw(st.integers(start, min(start + 20, len(GOOD))))
+    put = data.draw(
+        st.sampled_from(["", "x", "-1", "[", "null", ": ", "\n", "true", "1e9", "{}", "[1, 2]", "&a", "*a"])
+    )
+    path = tmp_path_factory.getbasetemp() / "damaged.yaml"
+    path.write_text(GOOD[:start] + put + GOOD[end:])
+    try:
+        line = load_problem(path).name
+    except ConfigError as error:
+        line = str(error)
+    assert "\n" not in line
+
+
 def test_aliases_that_grow_without_bound_are_refused_quickly(write):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
@@ -233,7 +258,7 @@ def test_aliases_that_grow_without_bound_are_refused_quickly(write):
 
 
 def test_deep_nesting_is_refused(write):
-    assert refusal(write("a: " + "[" * 5000)).startswith(" is no YAML: it is nested too deeply")
+    assert refusal(write("a: " + "[" * 1500)).startswith(" is no YAML: it is nested too deeply")
 
 
 def test_a_large_file_is_not_read(write):
