@@ -300,3 +300,12 @@ def test_a_budget_that_is_none_is_refused(path, budget, said):
     with pytest.raises(ConfigError) as caught:
         parse_latency(path, budget, where="--latency")
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("place", ["package/configs", "configs"])
+def test_named_problems_lie_in_the_package_of_a_wheel_or_beside_it_in_a_checkout(tmp_path, monkeypatch, place):
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "mine.yaml").write_text(GOOD)
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "package" / "workflows" / "config.py"))
+    assert config.problem_names() == ("mine",)
+    assert load_problem("mine").name == "small"
