@@ -5,19 +5,24 @@ It is a process of its own so that a crash, a hang or a lack of memory ends it a
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
 import resource
+import signal
 import sys
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from profilers import backend as backends
 from profilers.backend import Session, Settings
 from profilers.plan import LAYERS, Plan, Probe, read_plan
 from profilers.timing import Rhythm, time_unit
 
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
 KEPT_BYTES = 700 * 2**20  # loaded networks kept from order to order, counted by their weights
 
 
@@ -51,15 +56,31 @@ def serve(folder: Path, settings: Settings, *, memory_bytes: int) -> None:
         settings: how to run.
         memory_bytes: address space this process may use; 0 sets no limit.
     """
+    _end_with_parent()
     if memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    answers = _private_output()
     plan = read_plan(folder)
     probes = {probe.name: probe for probe in plan.probes}
     shelf = _Shelf(plan, settings)
     for line in sys.stdin:
         order = json.loads(line)
         probe = probes[order["probe"]]
-        _answer(_measured(shelf, plan, probe, order))
+        answers.write(json.dumps(_measured(shelf, plan, probe, order)) + "\n")
+        answers.flush()
+
+
+def _end_with_parent() -> None:
+    """Ask the system to end this process with its parent, so that no orphan disturbs the next measurement."""
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux, the end of input ends it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _private_output() -> TextIO:
+    """Return standard output, and let whatever a runtime prints go to standard error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
 
 
 def _measured(shelf: _Shelf, plan: Plan, probe: Probe, order: dict[str, Any]) -> dict[str, Any]:
@@ -78,8 +99,3 @@ def _measured(shelf: _Shelf, plan: Plan, probe: Probe, order: dict[str, Any]) ->
     except Exception as error:
         return {"probe": probe.name, "round": order["round"], "status": "error", "message": f"{error}"[:300]}
     return asdict(unit)
-
-
-def _answer(unit: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(unit) + "\n")
-    sys.stdout.flush()

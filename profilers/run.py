@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,8 +24,8 @@ from profilers.journal import Journal, Unit, device_lock
 from profilers.plan import Plan, Probe
 from profilers.timing import Rhythm
 
-START_TIMEOUT_S = 120.0
 MAX_FAILURES_IN_A_ROW = 5
+MAX_FAILURES_OF_A_PROBE = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +103,8 @@ def _words(value: object) -> str:
 
 def _rounds(plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: Callable[[Tick], None]) -> None:
     units = list(book.units())
-    spent_s = sum(unit.seconds for unit in units)
+    # What was disturbed in an earlier sitting is no use, so its time may be spent again.
+    spent_s = sum(unit.seconds for unit in units if unit.status == "ok" and not samples.disturbed(unit))
     failures = 0
     for probe, number in _orders(plan, units, effort):
         if number >= effort.min_rounds and spent_s >= effort.budget_s:
@@ -124,17 +126,21 @@ def _rounds(plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: C
 def _orders(plan: Plan, units: list[Unit], effort: Effort) -> Iterator[tuple[Probe, int]]:
     done = {(unit.probe, unit.round) for unit in units}
     for number in range(effort.max_rounds):
-        settled = _settled(units, effort) if number >= effort.min_rounds else frozenset()
         # `units` grows while this runs: each round looks at all rounds before it.
+        settled = _given_up(units) | (_settled(units, effort) if number >= effort.min_rounds else set())
         for probe in plan.probes:
             if (probe.name, number) not in done and probe.name not in settled:
                 yield probe, number
 
 
-def _settled(units: list[Unit], effort: Effort) -> frozenset[str]:
-    broken = {unit.probe for unit in units if unit.status != "ok"}
+def _given_up(units: list[Unit]) -> set[str]:
+    failures = Counter(unit.probe for unit in units if unit.status != "ok")
+    return {probe for probe, count in failures.items() if count >= MAX_FAILURES_OF_A_PROBE}
+
+
+def _settled(units: list[Unit], effort: Effort) -> set[str]:
     calm = (m for m in samples.networks(units) if m.status == "ok")
-    return frozenset(broken.union(m.name for m in calm if _relative_error(m.samples_us) <= effort.target_error))
+    return {m.name for m in calm if _relative_error(m.samples_us) <= effort.target_error}
 
 
 def _relative_error(samples_us: tuple[float, ...]) -> float:

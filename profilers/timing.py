@@ -13,6 +13,7 @@ from profilers.journal import Unit
 WARM_UP_RUNS = 2
 CANARY_RUNS = 4
 MIN_CLEAN_RUNS = 3
+MIN_TICKS = 50  # of processor time; a share of fewer says nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +68,7 @@ def time_unit(
         total_us=tuple(whole_runs.undisturbed(whole_runs.us)),
         nodes_us={name: tuple(profiled_runs.undisturbed(values[WARM_UP_RUNS:])) for name, values in nodes.us.items()},
         operations=nodes.operations,
-        stolen=(stolen - stolen_before) / max(ticks - ticks_before, 1),
+        stolen=(stolen - stolen_before) / max(ticks - ticks_before, MIN_TICKS),
     )
 
 
