@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from deepmad_hw.errors import DeepmadError, InputFileError
 from deepmad_hw.files import write_atomically
 from deepmad_hw.jsonfile import Json, Place, plain, read_json, record, require_keys, typed, versioned, write_json
 from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.measurement import STATUSES, Environment, LayerMeasurement, NetworkMeasurement
 from deepmad_hw.serde import architecture_from_json, architecture_to_json
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 
 SCHEMA = 1
+MEDIAN_TOLERANCE = 0.01
 LARGEST_TABLE_BYTES = 256 * 2**20
 
 _SPEC_COLUMNS = tuple(field.name for field in fields(LayerSpec))
@@ -67,7 +68,7 @@ def write_table(path: Path, table: LatencyTable) -> None:
                 "name": network.measurement.name,
                 "architecture": architecture_to_json(network.architecture),
                 "status": network.measurement.status,
-                "samples_us": [round(value, 2) for value in network.measurement.samples_us],
+                "samples_us": [float(_digits(value)) for value in network.measurement.samples_us],
             }
             for network in table.calibration
         ],
@@ -78,8 +79,17 @@ def write_table(path: Path, table: LatencyTable) -> None:
 
 def _csv_row(row: LayerMeasurement) -> list[str]:
     numbers = [str(int(value) if isinstance(value, bool) else value) for value in _spec_values(row.spec)]
-    measured = (f"{row.median_us:.3f}", f"{row.relative_error:.4f}") if row.samples_us else ("", "")
-    return [*numbers, row.status, *measured, " ".join(f"{value:.2f}" for value in row.samples_us)]
+    samples = [_digits(value) for value in row.samples_us]
+    if not samples:
+        return [*numbers, row.status, "", "", ""]
+    # The statistics of what is written, so that a table read and written again has the same bytes.
+    kept = replace(row, samples_us=tuple(map(float, samples)))
+    return [*numbers, row.status, f"{kept.median_us:.6g}", f"{kept.relative_error:.4f}", " ".join(samples)]
+
+
+def _digits(time_us: float) -> str:
+    """Return a time to five digits, far finer than any clock repeats it."""
+    return f"{time_us:.5g}"
 
 
 def _spec_values(spec: LayerSpec) -> list[Any]:
@@ -107,14 +117,13 @@ def read_table(path: Path) -> LatencyTable:
             "the rows are not those its sidecar was written for", where=str(path), hint="copy both files again"
         )
     rows = _rows(path, data)
+    calibration = typed(tuple[Any, ...], sidecar["calibration"], at.key("calibration"))
     try:
         return LatencyTable(
             name=typed(str, sidecar["name"], at.key("name")),
             environment=record(Environment, sidecar["environment"], at.key("environment")),
             rows=rows,
-            calibration=tuple(
-                _calibration(item, at.key("calibration").index(i)) for i, item in enumerate(sidecar["calibration"])
-            ),
+            calibration=tuple(_calibration(item, at.key("calibration").index(i)) for i, item in enumerate(calibration)),
             canary_us=typed(float | None, sidecar["canary_us"], at.key("canary_us")),
             notes=typed(tuple[str, ...], sidecar["notes"], at.key("notes")),
         )
@@ -140,14 +149,23 @@ def _rows(path: Path, data: bytes) -> tuple[LayerMeasurement, ...]:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputFileError("is no text", where=str(path)) from error
-    reader = csv.reader(io.StringIO(text))
+    reader = csv.reader(io.StringIO(text), strict=True)
+    field_limit = csv.field_size_limit(LARGEST_TABLE_BYTES)  # a layer seen in many networks has many samples
     try:
         header = next(reader, [])
         if tuple(header) != COLUMNS:
             raise InputFileError(f"expected the columns {','.join(COLUMNS)}", where=f"{path}:1")
-        return tuple(_row(cells, f"{path}:{reader.line_num}") for cells in reader)
+        rows: dict[LayerSpec, LayerMeasurement] = {}
+        for cells in reader:
+            row = _row(cells, f"{path}:{reader.line_num}")
+            if row.spec in rows:
+                raise InputFileError(f"two rows of one layer: {row.spec}", where=f"{path}:{reader.line_num}")
+            rows[row.spec] = row
+        return tuple(rows.values())
     except csv.Error as error:
         raise InputFileError(f"is no CSV ({error})", where=f"{path}:{reader.line_num}") from error
+    finally:
+        csv.field_size_limit(field_limit)
 
 
 def _row(cells: list[str], where: str) -> LayerMeasurement:
@@ -163,10 +181,20 @@ def _row(cells: list[str], where: str) -> LayerMeasurement:
     spec_values["residual"] = bool(spec_values["residual"])
     samples = tuple(_number(word, f"{where}:samples_us") for word in values["samples_us"].split())
     try:
-        return LayerMeasurement(spec=LayerSpec(**spec_values), samples_us=samples, status=values["status"])
+        row = LayerMeasurement(spec=LayerSpec(**spec_values), samples_us=samples, status=values["status"])
     except DeepmadError as error:
-        column = error.where if error.where in COLUMNS else "samples_us"
+        times = "samples_us" if values["status"] in STATUSES else "status"
+        column = error.where if error.where in COLUMNS else times
         raise InputFileError(error.what, where=f"{where}:{column}", hint=error.hint) from error
+    if samples:
+        _require_median(row, values["median_us"], f"{where}:median_us")
+    return row
+
+
+def _require_median(row: LayerMeasurement, text: str, where: str) -> None:
+    # People read and edit this column, predictions rest on the samples: the two must not say different things.
+    if not abs(_number(text, where) / row.median_us - 1) <= MEDIAN_TOLERANCE:
+        raise InputFileError(f"{text} is not the median of the samples, {row.median_us:.6g}", where=where)
 
 
 def _whole(text: str, where: str) -> int:
@@ -178,9 +206,11 @@ def _whole(text: str, where: str) -> int:
 
 def _number(text: str, where: str) -> float:
     try:
-        return float(text)
-    except ValueError as error:
-        raise InputFileError(f"expected a number, got {text!r}", where=where) from error
+        if text.isascii() and "_" not in text:  # as in `_whole`
+            return float(text)
+    except ValueError:
+        pass
+    raise InputFileError(f"expected a number, got {text!r}", where=where)
 
 
 def _calibration(item: Json, at: Place) -> CalibrationNetwork:

@@ -44,7 +44,9 @@ class LatencyTable:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse two rows of one layer."""
+        """Refuse two rows of one layer, and a canary without a time."""
+        if self.canary_us is not None and not 0 < self.canary_us < float("inf"):
+            raise ConfigError(f"expected a canary time above 0 us, got {self.canary_us!r}", where=self.name)
         seen: set[LayerSpec] = set()
         for row in self.rows:
             if row.spec in seen:
