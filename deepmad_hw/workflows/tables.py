@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepmad_hw import costs
 from deepmad_hw.errors import ForeignTableError, InputFileError
 from deepmad_hw.exporters.probes import PackedProbe, canary, write_plan
-from deepmad_hw.measurement import Environment
+from deepmad_hw.measurement import Environment, LayerMeasurement
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.serde_table import read_table
 from deepmad_hw.table import LatencyTable
@@ -18,11 +19,21 @@ from profilers.plan import read_plan
 
 # The canary of an unchanged machine wanders by 5 to 10 % within minutes on shared hosts.
 MAX_CANARY_DRIFT = 0.15
-# No processor core does more, and no memory carries more, than this; a table that implies it has another unit.
+# No device multiplies faster, and no memory carries more, than this; a table that implies it has another unit.
 MAX_GMACS_PER_S = 1e5
 MAX_GBYTES_PER_S = 1e4
-# Large convolutions reach a sensible share of any device's peak, so less than this is another unit too.
-MIN_BEST_GMACS_PER_S = 0.02
+# What one thread of a processor can do at the very most: registers of 512 bits, matrix units, first-level caches.
+MAX_GMACS_PER_S_OF_THREAD = 500.0
+MAX_GBYTES_PER_S_OF_THREAD = 500.0
+# Large convolutions reach a sensible share of any device's peak, so a table whose best is less has another unit too.
+MIN_BEST_GMACS_PER_S = {"avx2": 1.0, "asimd": 0.1}  # by instruction set
+MIN_BEST_GMACS_PER_S_ELSEWHERE = 0.02
+# The best layer against the canary: seen 1.7 (x86). The band is narrower than 1000, so of a table and the same table
+# with its rows in milliseconds at most one passes.
+MAX_BEST_OVER_CANARY = 30.0
+# One layer against the table's own best speeds: seen up to 20 (average pools). Finds single rows of another unit.
+MAX_SLOWNESS = 200.0
+LAYER_OVERHEAD_US = 2.0  # of the slowness: what a layer without work may take
 
 
 def load_model(path: Path) -> TableModel:
@@ -40,7 +51,7 @@ def load_model(path: Path) -> TableModel:
 
 
 def require_possible(table: LatencyTable, *, where: str) -> None:
-    """Refuse a table whose times imply speeds that no device has, most often because of another unit.
+    """Refuse a table whose times imply speeds that its device cannot have, most often because of another unit.
 
     Args:
         table: what was read.
@@ -49,24 +60,80 @@ def require_possible(table: LatencyTable, *, where: str) -> None:
     Raises:
         InputFileError: the speeds are impossible.
     """
-    best = 0.0
-    for row in table.rows:
-        if not row.samples_us:
-            continue
-        spec = row.spec
-        values = spec.in_channels * spec.height * spec.width + spec.out_channels * spec.out_height * spec.out_width
-        gbytes_per_s = values * costs.FLOAT32_BYTES * table.environment.batch / (row.median_us * 1e3)
-        gmacs_per_s = costs.layer_macs(spec) * table.environment.batch / (row.median_us * 1e3)
-        best = max(best, gmacs_per_s)
-        if gmacs_per_s > MAX_GMACS_PER_S or gbytes_per_s > MAX_GBYTES_PER_S:
+    rows = [row for row in table.rows if row.samples_us]
+    if not rows:
+        return
+    speeds = [_speed(row, table.environment.batch) for row in rows]
+    _require_reachable(table.environment, rows, speeds, where=where)
+    best = _Speed(gmacs_per_s=max(s.gmacs_per_s for s in speeds), gbytes_per_s=max(s.gbytes_per_s for s in speeds))
+    _require_worthy(table, best, where=where)
+    for row, speed in zip(rows, speeds, strict=True):
+        busy = speed.gmacs_per_s / (best.gmacs_per_s or 1.0) + speed.gbytes_per_s / best.gbytes_per_s
+        slowness = 1 / (busy + LAYER_OVERHEAD_US / row.median_us)
+        if slowness > MAX_SLOWNESS:
             raise InputFileError(
-                f"{spec} in {row.median_us:.4g} us implies {gmacs_per_s:.3g} GMAC/s and {gbytes_per_s:.3g} GB/s",
+                f"{row.spec} in {row.median_us:.4g} us is {slowness:.0f} times slower than the table's best layers",
                 where=where,
                 hint="times must be in microseconds",
             )
-    if 0 < best < MIN_BEST_GMACS_PER_S:
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Speed:
+    """What a time implies: multiply-adds per second, and values of activations and weights moved per second."""
+
+    gmacs_per_s: float
+    gbytes_per_s: float
+
+
+def _speed(row: LayerMeasurement, batch: int) -> _Speed:
+    spec = row.spec
+    values = spec.in_channels * spec.height * spec.width + spec.out_channels * spec.out_height * spec.out_width
+    moved_bytes = (values * batch + costs.layer_weights(spec)) * costs.FLOAT32_BYTES
+    return _Speed(
+        gmacs_per_s=costs.layer_macs(spec) * batch / (row.median_us * 1e3),
+        gbytes_per_s=moved_bytes / (row.median_us * 1e3),
+    )
+
+
+def _require_reachable(
+    environment: Environment, rows: Sequence[LayerMeasurement], speeds: Sequence[_Speed], *, where: str
+) -> None:
+    processor = bool(environment.features)  # instruction sets are told of processors only
+    max_gmacs_per_s = MAX_GMACS_PER_S_OF_THREAD * environment.threads if processor else MAX_GMACS_PER_S
+    max_gbytes_per_s = MAX_GBYTES_PER_S_OF_THREAD * environment.threads if processor else MAX_GBYTES_PER_S
+    for row, speed in zip(rows, speeds, strict=True):
+        if speed.gmacs_per_s > max_gmacs_per_s or speed.gbytes_per_s > max_gbytes_per_s:
+            raise InputFileError(
+                f"{row.spec} in {row.median_us:.4g} us implies {speed.gmacs_per_s:.3g} GMAC/s "
+                f"and {speed.gbytes_per_s:.3g} GB/s",
+                where=where,
+                hint="times must be in microseconds",
+            )
+
+
+def _require_worthy(table: LatencyTable, best: _Speed, *, where: str) -> None:
+    if not best.gmacs_per_s:  # pools and the like only
+        return
+    least = max(
+        (speed for name, speed in MIN_BEST_GMACS_PER_S.items() if name in table.environment.features),
+        default=MIN_BEST_GMACS_PER_S_ELSEWHERE,
+    )
+    if best.gmacs_per_s < least:
         raise InputFileError(
-            f"its fastest layer reaches {best:.3g} GMAC/s only", where=where, hint="times must be in microseconds"
+            f"its fastest layer reaches {best.gmacs_per_s:.3g} GMAC/s only",
+            where=where,
+            hint="times must be in microseconds",
+        )
+    if table.canary_us is None:
+        return
+    canary_gmacs_per_s = costs.macs(canary()) * table.environment.batch / (table.canary_us * 1e3)
+    ratio = best.gmacs_per_s / canary_gmacs_per_s
+    if not 1 / MAX_BEST_OVER_CANARY <= ratio <= MAX_BEST_OVER_CANARY:
+        raise InputFileError(
+            f"its fastest layer reaches {best.gmacs_per_s:.3g} GMAC/s, its canary {canary_gmacs_per_s:.3g}",
+            where=where,
+            hint="times must be in microseconds",
         )
 
 
