@@ -74,6 +74,30 @@ def probe_architecture(space: Space, random: np.random.Generator, *, steps: int,
     raise ConfigError("its rules leave no network to draw", where="space")
 
 
+def corner_architectures(space: Space) -> list[Architecture]:
+    """Return networks that together reach the ends of a space's widths, bottlenecks and kernels, two blocks a stage.
+
+    Args:
+        space: the designs whose layers are wanted.
+    """
+    found = []
+    for wide, inner, kernel in ((0, 0, 0), (0, -1, -1), (-1, 0, -1), (-1, -1, 0)):
+        stem = before = space.stem[wide]
+        stages = []
+        for choice in space.stages:
+            allowed = [out for out in choice.out if space.allows_widths(before, out) and _inner(space, choice, out)]
+            if not allowed:
+                break
+            before = allowed[wide]
+            bottleneck = _inner(space, choice, before)[inner]
+            stages.append(
+                Stage(out=before, bottleneck=bottleneck, kernel=choice.kernel[kernel], stride=choice.stride, depth=2)
+            )
+        if len(stages) == len(space.stages):
+            found.append(_architecture(space, stem, tuple(stages)))
+    return found
+
+
 def _random_widths(space: Space, steps: list[int], random: np.random.Generator) -> tuple[int, list[list[int]]] | None:
     stem = int(random.choice(space.stem))
     before, found = stem, []

@@ -2,7 +2,8 @@
 
 Facts this rests on (ONNX Runtime 1.31/1.32, x86): the profiler names a fused convolution after its output tensor plus
 ``_nchwc``; activations that are not fused keep the tensor's name; layout changes (ReorderInput, ReorderOutput) are
-anonymous and stand around the operations that have no blocked kernel.
+anonymous and stand around the operations that have no blocked kernel, such as squeeze-excite's multiplication, the
+classifier, and pooling of channels that are no multiple of the block.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from profilers.backend import NodeTimes, Settings
 from profilers.plan import Plan, Probe
 
 INSTALL_LINE = 'pip install "deepmad-hw[cpu]"'
-PLAIN_LAYOUT = ("scale", "linear")  # operations without a blocked kernel: layout changes are their price
 _EVENT_SUFFIX = "_kernel_time"
 _BLOCKED_SUFFIX = "_nchwc"
+_LAYOUT_CHANGES = ("ReorderInput", "ReorderOutput")
 
 
 class _OrtSession:
@@ -67,33 +68,52 @@ class _OrtSession:
 def node_times(events: list[dict[str, Any]], nodes: tuple[Node, ...]) -> NodeTimes:
     """Return a profile's times joined to the nodes of a probe.
 
+    Layout changes are the price of the nodes that have no blocked kernel, so they are added to those.
+
     Args:
         events: the trace that ONNX Runtime wrote.
         nodes: the probe's layers in execution order.
     """
+    position = {node.name: index for index, node in enumerate(nodes)}
     runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "model_run")
     kernels = sorted((e for e in events if e.get("cat") == "Node"), key=lambda e: e["ts"])
-    position = {node.name: index for index, node in enumerate(nodes)}
-    plain = [index for index, node in enumerate(nodes) if node.spec.op in PLAIN_LAYOUT]
+    plain = _without_blocked_kernel(kernels, position)
     us: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(runs))
     operations: dict[str, int] = defaultdict(int)
-    current, last = 0, 0
-    for event in kernels:
-        while current < len(runs) and event["ts"] > runs[current][1]:
-            current, last = current + 1, 0
-        if current == len(runs):
-            break
-        operation = event["args"]["op_name"]
-        if operation in ("ReorderInput", "ReorderOutput"):
-            owner = _layout_owner(plain, last, after=operation == "ReorderOutput")
-        else:
-            owner = _named_owner(event["name"], position)
-            last = owner if owner is not None else last
-        if owner is None:
-            continue
-        us[nodes[owner].name][current] += event["dur"]
-        operations[nodes[owner].name] += current == 0
+    for current, (begin, end) in enumerate(runs):
+        last = 0
+        for event in kernels:
+            if not begin <= event["ts"] <= end:
+                continue
+            owner = _owner(event, position, plain, last)
+            if owner is None:
+                continue
+            last = last if event["args"]["op_name"] in _LAYOUT_CHANGES else owner
+            us[nodes[owner].name][current] += event["dur"]
+            operations[nodes[owner].name] += current == 0
     return NodeTimes(us={name: tuple(values) for name, values in us.items()}, operations=dict(operations))
+
+
+def _without_blocked_kernel(kernels: list[dict[str, Any]], position: dict[str, int]) -> list[int]:
+    """Return the positions of nodes that run in plain layout, ascending."""
+    blocked, seen = set(), set()
+    for event in kernels:
+        owner = _named_owner(event["name"], position)
+        if owner is not None:
+            seen.add(owner)
+            if event["name"].removesuffix(_EVENT_SUFFIX).endswith(_BLOCKED_SUFFIX):
+                blocked.add(owner)
+    return sorted(seen - blocked)
+
+
+def _owner(event: dict[str, Any], position: dict[str, int], plain: list[int], last: int) -> int | None:
+    """Return the position of the node an event belongs to; `last` is that of the event before it."""
+    operation = event["args"]["op_name"]
+    if operation == "ReorderOutput":
+        return next((index for index in plain if index >= last), None)
+    if operation == "ReorderInput":
+        return next((index for index in reversed(plain) if index <= last), None)
+    return _named_owner(event["name"], position)
 
 
 def _named_owner(event_name: str, position: dict[str, int]) -> int | None:
@@ -101,12 +121,6 @@ def _named_owner(event_name: str, position: dict[str, int]) -> int | None:
     while tensor not in position and "." in tensor:
         tensor = tensor.rpartition(".")[0]
     return position.get(tensor)
-
-
-def _layout_owner(plain: list[int], last: int, *, after: bool) -> int | None:
-    if after:
-        return next((index for index in plain if index >= last), None)
-    return next((index for index in reversed(plain) if index <= last), None)
 
 
 class _OrtBackend:

@@ -1,8 +1,10 @@
-"""Layer latencies between measured rows: one Gaussian process per kind of layer, refused outside. Layer 3.
+"""Layer latencies between measured rows: a physical law, and a Gaussian process for what it misses. Layer 3.
 
-The process works on logarithms: of the latency, and of the numbers that physics ties it to (multiply-adds, bytes,
-channels as a blocked kernel rounds them up). Its kernel is fixed rather than fitted, so that a table loads at once and
-always predicts the same.
+The law says that time is a sum of non-negative shares: of a call, of the multiply-adds as a blocked kernel rounds them
+up, of the values read, written, and of the weights. One law is fitted per sort of operation. What is left is
+smooth for layers of one kind, so a Gaussian process interpolates its logarithm. Where rows are few, the
+prediction falls back to the law instead of running off. The kernel is fixed rather than fitted: a table loads at once
+and always predicts the same. `benchmarks/interpolation.py` compares this with other regressors.
 """
 
 from __future__ import annotations
@@ -17,14 +19,19 @@ from numpy.typing import NDArray
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import LayerMeasurement
 
+Floats = NDArray[np.float64]
 Kind = tuple[str, bool, bool, str, bool, int]
 
-# Blocks to which vectorised kernels round channels up (8 floats for 256-bit, 16 for 512-bit registers).
-CHANNEL_BLOCKS = (8, 16)
+CHANNEL_BLOCK = 16  # floats of a 512-bit register; kernels for narrower ones round up to 8, which 16 also keeps
 # How far outside the measured range of a quantity a prediction may reach, as a factor.
 REACH = 1.15
 MIN_ROWS = 2
-_SMOOTH, _TREND, _NOISE, _LENGTH = 0.3, 1.0, 0.003, 3.0
+
+# Variances of the process: of a kind as a whole, of its smooth part, of its trend, of noise (5 % standard deviation).
+_OFFSET, _SMOOTH, _TREND, _NOISE = 0.5, 0.1, 0.05, 0.003
+_LENGTH = 3.0
+# What counts as one step in each feature: e-fold for most, less for kernels and for padding.
+_STEPS = np.array([1.5, 1.0, 1.0, 1.4, 0.5, 1.0, 1.5, 0.05, 0.05, 0.3, 0.3])
 
 
 def kind_of(spec: LayerSpec) -> Kind:
@@ -36,25 +43,40 @@ def kind_of(spec: LayerSpec) -> Kind:
     return (spec.op, spec.kernel > 1, spec.depthwise, spec.activation, spec.residual, spec.stride)
 
 
-def features(spec: LayerSpec) -> tuple[float, ...]:
-    """Return the logarithms of the numbers that a layer's latency depends on.
+def _padded(channels: int) -> int:
+    # An image's few channels have kernels of their own, which do not round up.
+    return channels if channels < CHANNEL_BLOCK // 2 else -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK
 
-    Args:
-        spec: a layer.
-    """
-    channels = (spec.in_channels, spec.out_channels)
-    pixels_in, pixels_out = spec.height * spec.width, spec.out_height * spec.out_width
-    window = spec.kernel * spec.kernel * spec.group_width
-    plain = (
-        pixels_out * window * spec.out_channels,
-        *channels,
-        pixels_in,
-        spec.kernel,
-        channels[0] * pixels_in + channels[1] * pixels_out,
-        window * spec.out_channels,
+
+def _macs(spec: LayerSpec) -> int:
+    pixels = spec.out_height * spec.out_width * spec.kernel * spec.kernel
+    channels = 1 if spec.depthwise else _padded(spec.in_channels) // spec.groups
+    return pixels * channels * _padded(spec.out_channels)
+
+
+def _values(spec: LayerSpec) -> tuple[int, int, int]:
+    """Return the values read, written, and of the weights."""
+    return (
+        spec.in_channels * spec.height * spec.width,
+        spec.out_channels * spec.out_height * spec.out_width,
+        spec.kernel * spec.kernel * spec.group_width * spec.out_channels,
     )
-    padding = [-(-count // block) * block / count for block in CHANNEL_BLOCKS for count in channels]
-    return tuple(np.log(np.array([*plain, *padding], dtype=np.float64)).tolist())
+
+
+def _shares(spec: LayerSpec) -> tuple[float, ...]:
+    """Return the quantities that the law adds up, of similar size for typical layers."""
+    read, written, weights = _values(spec)
+    return (1.0, _macs(spec) * 1e-4, read * 1e-3, written * 1e-3, weights * 1e-3)
+
+
+def _features(spec: LayerSpec) -> Floats:
+    read, written, weights = _values(spec)
+    channels = (spec.in_channels, spec.out_channels)
+    sizes = (_macs(spec), *channels, spec.height * spec.width, spec.kernel, read + written, weights)
+    padding = [_padded(count) / count for count in channels]
+    unaligned = [float(count % CHANNEL_BLOCK > 0) for count in channels]
+    features: Floats = np.concatenate([np.log(np.array([*sizes, *padding], dtype=np.float64)), unaligned]) / _STEPS
+    return features
 
 
 class Interpolator:
@@ -65,11 +87,15 @@ class Interpolator:
     """
 
     def __init__(self, rows: Sequence[LayerMeasurement]) -> None:
-        by_kind: dict[Kind, list[LayerMeasurement]] = defaultdict(list)
-        for row in rows:
-            if row.samples_us:
-                by_kind[kind_of(row.spec)].append(row)
-        self._groups = {kind: _Group(found) for kind, found in by_kind.items() if len(found) >= MIN_ROWS}
+        measured = [row for row in rows if row.samples_us]
+        self._laws = {
+            sort: _fitted_law(found) for sort, found in _grouped(measured, lambda spec: (spec.op, spec.depthwise))
+        }
+        self._groups = {
+            kind: _Group(found, self._law_us([row.spec for row in found]))
+            for kind, found in _grouped(measured, kind_of)
+            if len(found) >= MIN_ROWS
+        }
 
     def covers(self, specs: Sequence[LayerSpec]) -> NDArray[np.bool_]:
         """Return for each layer whether measured rows surround it.
@@ -81,47 +107,62 @@ class Interpolator:
         found = [group is not None and group.covers(spec) for group, spec in zip(groups, specs, strict=True)]
         return np.array(found, dtype=np.bool_)
 
-    def predict_us(self, specs: Sequence[LayerSpec]) -> NDArray[np.float64]:
+    def predict_us(self, specs: Sequence[LayerSpec]) -> Floats:
         """Return the latency of layers in microseconds.
 
         Args:
             specs: n layers, all covered.
         """
-        result = np.empty(len(specs), dtype=np.float64)
+        result = self._law_us(specs)
         by_kind: dict[Kind, list[int]] = defaultdict(list)
         for index, spec in enumerate(specs):
             by_kind[kind_of(spec)].append(index)
         for kind, indices in by_kind.items():
-            result[indices] = self._groups[kind].predict_us([specs[index] for index in indices])
+            result[indices] *= self._groups[kind].correction([specs[index] for index in indices])
         return result
+
+    def _law_us(self, specs: Sequence[LayerSpec]) -> Floats:
+        return np.array([np.dot(_shares(spec), self._laws[spec.op, spec.depthwise]) for spec in specs])
 
 
 class _Group:
-    """The rows of one kind and the process fitted to them."""
+    """The rows of one kind: their ranges, and the process fitted to what the law misses of them."""
 
-    def __init__(self, rows: Sequence[LayerMeasurement]) -> None:
+    def __init__(self, rows: Sequence[LayerMeasurement], law_us: Floats) -> None:
         self._kernels = {row.spec.kernel for row in rows}
         ranges = np.log(np.array([_range_numbers(row.spec) for row in rows], dtype=np.float64))
         self._low, self._high = ranges.min(axis=0) - np.log(REACH), ranges.max(axis=0) + np.log(REACH)
-        points = np.array([features(row.spec) for row in rows])
-        self._center, spread = points.mean(axis=0), points.std(axis=0)
-        self._scale = np.where(spread > 0, spread, 1.0)
+        points = np.array([_features(row.spec) for row in rows])
+        self._center = points.mean(axis=0)
         self._process: Any = _process()
-        self._process.fit(self._scaled(points), np.log([row.median_us for row in rows]))
+        self._process.fit(points - self._center, np.log([row.median_us for row in rows]) - np.log(law_us))
 
     def covers(self, spec: LayerSpec) -> bool:
         numbers = np.log(np.array(_range_numbers(spec), dtype=np.float64))
         inside = bool(np.all((self._low <= numbers) & (numbers <= self._high)))
         return inside and spec.kernel in self._kernels
 
-    def predict_us(self, specs: Sequence[LayerSpec]) -> NDArray[np.float64]:
-        points = np.array([features(spec) for spec in specs])
-        predicted: NDArray[np.float64] = np.exp(self._process.predict(self._scaled(points)))
-        return predicted
+    def correction(self, specs: Sequence[LayerSpec]) -> Floats:
+        points = np.array([_features(spec) for spec in specs]) - self._center
+        factor: Floats = np.exp(self._process.predict(points))
+        return factor
 
-    def _scaled(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        scaled: NDArray[np.float64] = (points - self._center) / self._scale
-        return scaled
+
+def _grouped(rows: Sequence[LayerMeasurement], key: Any) -> list[tuple[Any, list[LayerMeasurement]]]:
+    found: dict[Any, list[LayerMeasurement]] = defaultdict(list)
+    for row in rows:
+        found[key(row.spec)].append(row)
+    return list(found.items())
+
+
+def _fitted_law(rows: Sequence[LayerMeasurement]) -> Floats:
+    """Return the non-negative shares that minimise the relative error over rows of one sort."""
+    from scipy.optimize import nnls
+
+    shares = np.array([_shares(row.spec) for row in rows])
+    measured_us = np.array([row.median_us for row in rows])
+    law: Floats = nnls(shares / measured_us[:, None], np.ones(len(rows)))[0]
+    return law
 
 
 def _process() -> Any:
@@ -129,8 +170,8 @@ def _process() -> Any:
     from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
     smooth = ConstantKernel(_SMOOTH) * Matern(_LENGTH, nu=2.5)
-    trend = ConstantKernel(_TREND) * DotProduct()
-    return GaussianProcessRegressor(smooth + trend + WhiteKernel(_NOISE), normalize_y=True, optimizer=None)
+    trend = ConstantKernel(_TREND) * DotProduct(sigma_0=0)
+    return GaussianProcessRegressor(ConstantKernel(_OFFSET) + smooth + trend + WhiteKernel(_NOISE), optimizer=None)
 
 
 def _range_numbers(spec: LayerSpec) -> tuple[int, int, int]:

@@ -22,7 +22,8 @@ class TableModel:
     """Predicts networks from a table. Implements `deepmad_hw.latency.LatencyModel`.
 
     Rows that were measured well are taken as they are, others are interpolated. A network's latency is
-    ``overhead + gain * sum of layers``; both numbers are fitted to the table's calibration networks.
+    ``gain * sum of layers``; the gain is the median of measured over summed among the table's calibration networks.
+    It is near 1, because layers are timed inside networks; a separate overhead could not be told from it.
 
     Args:
         table: the measured rows.
@@ -36,7 +37,7 @@ class TableModel:
             for row in table.rows
             if row.status == "ok" and row.relative_error <= EXACT_RELATIVE_ERROR
         }
-        self._gain, self._overhead_us, self.calibration_errors = self._calibrated(table.calibration)
+        self._gain, self.calibration_errors = self._calibrated(table.calibration)
 
     @property
     def name(self) -> str:
@@ -50,8 +51,8 @@ class TableModel:
 
     @property
     def overhead_ms(self) -> float:
-        """Return what a network costs besides its layers."""
-        return self._overhead_us / 1e3
+        """Return what a network costs besides its layers: nothing, their rows hold it."""
+        return 0.0
 
     @property
     def margin(self) -> float | None:
@@ -89,32 +90,16 @@ class TableModel:
             known = known | dict(zip(distinct, self._interpolator.predict_us(distinct).tolist(), strict=True))
         return np.array([known[spec] for spec in specs], dtype=np.float64)
 
-    def _calibrated(self, networks: Sequence[CalibrationNetwork]) -> tuple[float, float, tuple[float, ...]]:
-        """Return gain, overhead in microseconds, and each network's relative error when the others calibrate."""
+    def _calibrated(self, networks: Sequence[CalibrationNetwork]) -> tuple[float, tuple[float, ...]]:
+        """Return the gain, and each network's relative error when the others calibrate."""
         pairs = []
         for network in networks:
             specs = [node.spec for node in expand(network.architecture)]
             if network.measurement.samples_us and self.covers(specs).all():
                 pairs.append((float(self._layers_us(specs).sum()), network.measurement.median_us))
         if not pairs:
-            return 1.0, 0.0, ()
-        errors = []
-        for left_out, (total_us, measured_us) in enumerate(pairs):
-            gain, overhead_us = _line(pairs[:left_out] + pairs[left_out + 1 :])
-            errors.append(measured_us / (overhead_us + gain * total_us) - 1)
-        gain, overhead_us = _line(pairs)
-        return gain, overhead_us, tuple(errors)
-
-
-def _line(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return gain and overhead >= 0 that minimise the relative error of ``overhead + gain * sum``."""
-    from scipy.optimize import nnls
-
-    if len(pairs) < 3:  # too few to tell an overhead from a gain
-        return (float(np.median([measured / total for total, measured in pairs])) if pairs else 1.0), 0.0
-    totals = np.array([total for total, _ in pairs])
-    measured = np.array([time for _, time in pairs])
-    (gain, overhead_us), _ = nnls(
-        np.column_stack([totals, np.ones_like(totals)]) / measured[:, None], np.ones(len(pairs))
-    )
-    return float(gain), float(overhead_us)
+            return 1.0, ()
+        ratios = [measured_us / total_us for total_us, measured_us in pairs]
+        others = (ratios[:left_out] + ratios[left_out + 1 :] for left_out in range(len(ratios)))
+        errors = tuple(ratio / float(np.median(rest)) - 1 for ratio, rest in zip(ratios, others, strict=True) if rest)
+        return float(np.median(ratios)), errors

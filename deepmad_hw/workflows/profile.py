@@ -141,7 +141,7 @@ def choose(request: ProfileRequest) -> list[Chosen]:
     """
     random = np.random.default_rng(request.seed)
     seconds = request.minutes * 60 / Effort(budget_s=0).min_rounds
-    chosen = [Chosen(graph=graph) for graph in _rescaled(request.references)]
+    chosen = [Chosen(graph=graph) for graph in (*_corners(request.spaces), *_rescaled(request.references))]
     probes, networks = _probes(request, random), _networks(request, random)
     spent_s = sum(_unit_s(item.graph, by_layer=True) for item in chosen)
     for count in itertools.count():
@@ -185,6 +185,11 @@ def _unit_s(graph: Graph, *, by_layer: bool) -> float:
     run_s = costs.macs(graph) / NOMINAL_MACS_PER_S
     runs = WARM_UP_RUNS + rhythm.blocks * max(rhythm.min_runs, rhythm.block_us / 1e6 / run_s)
     return float(NOMINAL_UNIT_S + run_s * runs * (2 if by_layer else 1))
+
+
+def _corners(spaces: Sequence[Space]) -> list[Graph]:
+    corners = itertools.chain.from_iterable(sampling.corner_architectures(space) for space in spaces)
+    return [expand(architecture, name=f"corner{index:03}") for index, architecture in enumerate(corners)]
 
 
 def _rescaled(names: Sequence[str]) -> list[Graph]:
