@@ -174,5 +174,6 @@ def _process() -> Any:
     return GaussianProcessRegressor(ConstantKernel(_OFFSET) + smooth + trend + WhiteKernel(_NOISE), optimizer=None)
 
 
-def _range_numbers(spec: LayerSpec) -> tuple[int, int, int]:
-    return (spec.in_channels, spec.out_channels, spec.height * spec.width)
+def _range_numbers(spec: LayerSpec) -> tuple[int, int, int, int]:
+    # The group width keeps grouped convolutions from being answered for by dense ones.
+    return (spec.in_channels, spec.out_channels, spec.height * spec.width, spec.group_width)

@@ -15,11 +15,11 @@ import numpy as np
 
 from deepmad_hw import costs, reference, sampling
 from deepmad_hw.architecture import Architecture
-from deepmad_hw.errors import ConfigError, TooNoisyError
+from deepmad_hw.errors import ConfigError, DeviceLostError, TooNoisyError
 from deepmad_hw.expand import expand
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
 from deepmad_hw.layer import Graph
-from deepmad_hw.measurement import Environment
+from deepmad_hw.measurement import Environment, LayerMeasurement
 from deepmad_hw.serde_table import write_table
 from deepmad_hw.space import Space
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
@@ -307,30 +307,37 @@ def publish(
 
     Raises:
         TooNoisyError: most probes were disturbed whenever they were measured.
+        DeviceLostError: none could be measured at all.
     """
     rows = samples.layers(plan, units)
-    noisy = sum(row.status == "noisy" for row in rows)
-    if noisy > MAX_NOISY_SHARE * max(len(rows), 1):
-        raise TooNoisyError(
-            f"{noisy} of {len(rows)} layers were disturbed every time they were measured",
-            where=name,
-            hint="stop other work on this machine and run the same command again",
-        )
+    _require_usable(rows, units, where=name)
     architectures = {item.graph.name: item.architecture for item in chosen if item.architecture is not None}
     calibration = [
         CalibrationNetwork(architecture=architectures[measured.name], measurement=measured)
         for measured in samples.networks(units)
         if measured.name in architectures
     ]
-    calm = [unit for unit in samples.trusted(units) if unit.status == "ok"]
     return LatencyTable(
         name=name,
         environment=environment,
         rows=tuple(rows),
         calibration=tuple(calibration),
-        canary_us=statistics.median(samples.canary_level_us(unit) for unit in calm),
+        canary_us=statistics.median(samples.canary_level_us(unit) for unit in samples.trusted(units)),
         notes=(
             f"profiled for {', '.join(dict.fromkeys(space.family for space in request.spaces))}",
             f"{request.minutes:g} minutes, seed {request.seed}, {len(units)} units",
         ),
     )
+
+
+def _require_usable(rows: Sequence[LayerMeasurement], units: Sequence[Unit], *, where: str) -> None:
+    if not any(row.samples_us for row in rows):
+        last = next((unit.message or unit.status for unit in reversed(units) if unit.status != "ok"), "no layers")
+        raise DeviceLostError(f"nothing could be measured, last: {last}", where=where, hint="see 'deepmad-hw doctor'")
+    noisy = sum(row.status == "noisy" for row in rows)
+    if noisy > MAX_NOISY_SHARE * len(rows):
+        raise TooNoisyError(
+            f"{noisy} of {len(rows)} layers were disturbed every time they were measured",
+            where=where,
+            hint="stop other work on this machine and run the same command again",
+        )
