@@ -149,3 +149,33 @@ def published_problem(name, *, ratio=1.25, latency=()):
     )
     budgets = tuple(LatencyLimit(table=table, budget_ms=budget) for table, budget in latency)
     return Problem(name=name, space=space, limits=Limits(**entry["limits"], latency=budgets))
+
+
+@pytest.fixture(scope="session")
+def every_design():
+    """Return the maker of all designs of a small space, encoded."""
+    return all_designs
+
+
+def all_designs(tables):
+    """Return every design of a small space, rules kept."""
+    from deepmad_hw.optimize.evaluator import Evaluator
+
+    axes = [np.arange(len(tables.stem_widths))]
+    for grid in tables.stages:
+        axes += [np.arange(len(grid.out_widths)), np.arange(len(grid.bottleneck))]
+        axes += [np.arange(grid.depth[0], grid.depth[1] + 1)]
+    designs = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+    return designs[Evaluator(tables).allowed(designs)]
+
+
+@pytest.fixture(scope="session")
+def proved():
+    """Return the maker of (incumbent, bound) of a published problem on the grid of ratio 1.25."""
+
+    def of(name):
+        data = json.loads(DATA.read_text(encoding="utf-8"))
+        found = next(p for p in data["problems"] if p["name"] == name)["reference_grid_result"]
+        return found["incumbent"], found["bound"]
+
+    return of

@@ -1,0 +1,165 @@
+"""The way into this room: one problem, three methods, one kind of answer. Layer 3 (optimize)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from deepmad_hw import check
+from deepmad_hw.errors import ConfigError, InfeasibleError
+from deepmad_hw.latency import LatencyModel
+from deepmad_hw.optimize.coefficients import Coefficients, coefficients
+from deepmad_hw.optimize.continuous import ContinuousResult, solve_continuous
+from deepmad_hw.optimize.fast import Search
+from deepmad_hw.optimize.reach import reachable
+from deepmad_hw.problem import Problem
+from deepmad_hw.solution import Solution, Status, Tightest
+
+METHODS = ("continuous", "fast", "certified")
+PACKAGES = ("numpy", "scipy", "pyomo", "casadi", "highspy")
+MAX_REFUSALS = 10
+
+
+def solve(
+    problem: Problem,
+    models: Mapping[str, LatencyModel],
+    *,
+    method: str = "certified",
+    gap: float = 0.005,
+    time_limit_s: float = 60.0,
+    threads: int = 1,
+    seed: int = 0,
+) -> Solution:
+    """Return the answer to a problem.
+
+    Args:
+        problem: the problem.
+        models: latency models by table name; each one that the problem limits must be there.
+        method: ``continuous`` (a local optimum over real numbers), ``fast`` (a checked design), ``certified`` (a
+            checked design with a proved bound).
+        gap: relative distance between design and bound at which a design counts as certified.
+        time_limit_s: for the whole search; what is found by then is returned with what it is worth.
+        threads: of the exact solver.
+        seed: of the fast search.
+
+    Raises:
+        ConfigError: unknown method, or a limit's table is not among the models.
+        NotCoveredError: a table lacks a layer that every design needs.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}", where="method", hint=f"expected one of {', '.join(METHODS)}")
+    clock = _Clock()
+    try:
+        tables = coefficients(problem, models)
+    except InfeasibleError as error:
+        return Solution(
+            problem=problem.name,
+            method=method,
+            status=Status.INFEASIBLE,
+            stopped=str(error),
+            versions=versions(),
+            seed=seed,
+        )
+    clock.lap("tables")
+    continuous = solve_continuous(tables)
+    clock.lap("continuous")
+    run = _Run(
+        problem=problem, method=method, models=models, tables=tables, continuous=continuous, seed=seed, clock=clock
+    )
+    if method == "continuous":
+        return _local(run)
+    return _fast(run, deadline=clock.started + time_limit_s)
+
+
+@dataclass(kw_only=True)
+class _Clock:
+    """Takes the time between steps."""
+
+    started: float = field(default_factory=time.monotonic)
+    laps: list[tuple[str, float]] = field(default_factory=list)
+    _last: float = field(default_factory=time.monotonic)
+
+    def lap(self, step: str) -> None:
+        """Note the milliseconds since the last lap under a name."""
+        now = time.monotonic()
+        self.laps.append((step, 1000 * (now - self._last)))
+        self._last = now
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What every step of one solve knows."""
+
+    problem: Problem
+    method: str
+    models: Mapping[str, LatencyModel]
+    tables: Coefficients
+    continuous: ContinuousResult | None
+    seed: int
+    clock: _Clock
+
+    def answer(self, status: Status, stopped: str, *, tightest: tuple[Tightest, ...] = ()) -> Solution:
+        """Return a solution without a design."""
+        return Solution(
+            problem=self.problem.name,
+            method=self.method,
+            status=status,
+            stopped=stopped,
+            continuous=self.continuous.design if self.continuous else None,
+            prices=self.continuous.prices if self.continuous else (),
+            tightest=tightest,
+            notes=_notes(self.tables),
+            versions=versions(),
+            seed=self.seed,
+            timings_ms=tuple(self.clock.laps),
+        )
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """Return the packages that take part in a solve, with their versions."""
+    return tuple((package, importlib.metadata.version(package)) for package in PACKAGES)
+
+
+def _notes(tables: Coefficients) -> tuple[str, ...]:
+    return tuple(f"{count} layers not in {table} left the grid" for table, count in tables.uncovered.items() if count)
+
+
+def _local(run: _Run) -> Solution:
+    if run.continuous is None:
+        return _nothing_found(run)
+    return run.answer(Status.LOCAL, run.continuous.stopped)
+
+
+def _fast(run: _Run, *, deadline: float) -> Solution:
+    search = Search(run.tables, seed=run.seed, deadline=deadline)
+    start = run.continuous.design if run.continuous else None
+    notes: list[str] = []
+    for _ in range(MAX_REFUSALS):
+        found = search.run(start)
+        if found is None:
+            break
+        architecture = run.tables.decode(found.design)
+        evaluation = check.evaluate_for(run.problem, architecture, run.models)
+        refusals = check.refusals(run.problem, architecture, evaluation)
+        if not refusals:
+            run.clock.lap("search")
+            answer = run.answer(Status.FEASIBLE, "local search ended")
+            return replace(answer, architecture=architecture, evaluation=evaluation, notes=answer.notes + tuple(notes))
+        notes = [f"the checker refused a design that the search took for good: {refusals[0]}"]
+        search.refuse(found.design)
+    run.clock.lap("search")
+    return _nothing_found(run)
+
+
+def _nothing_found(run: _Run) -> Solution:
+    """Return that limits cannot be kept where one of them cannot even alone, else only that nothing was found."""
+    reaches = tuple(reachable(run.tables))
+    run.clock.lap("smallest values")
+    tightest = tuple(reach.tightest() for reach in reaches)
+    broken = [f"{reach.limit} cannot go below {reach.value:.6g}" for reach in reaches if reach.broken]
+    if broken:
+        return run.answer(Status.INFEASIBLE, "; ".join(broken), tightest=tightest)
+    stopped = "no design was found that keeps all limits at once, though each alone can be kept"
+    return run.answer(Status.FAILED, stopped, tightest=tightest)

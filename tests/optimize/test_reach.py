@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from deepmad_hw import check, families
+from deepmad_hw.optimize.coefficients import coefficients
+from deepmad_hw.optimize.memory import memory_rows, peak_bytes
+from deepmad_hw.optimize.reach import reachable
+from deepmad_hw.problem import LatencyLimit, Limits, Problem
+
+
+@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize(("seed", "classes"), [(0, 10), (1, 0), (2, 10)])
+def test_smallest_values_equal_brute_force(family, seed, classes, space_of, every_design, table):
+    space = space_of(family, seed=seed, classes=classes, head=seed == 2, widths=2, inner=2, depth=2)
+    budget = LatencyLimit(table="made-up", budget_ms=1e-6)
+    limits = Limits(macs=1, params=1, memory_bytes=1, rho=1e-9, latency=(budget,))
+    models = {"made-up": table(seed=seed)}
+    tables = coefficients(Problem(name="small", space=space, limits=limits), models)
+    truths = [check.evaluate(tables.decode(design), models=models) for design in _thinned(every_design(tables))]
+    found = {reach.limit: reach for reach in reachable(tables)}
+    assert set(found) == {"macs", "params", "memory", "rho", "latency:made-up"}
+    assert all(reach.broken for reach in found.values())
+    for name, reach in found.items():
+        values = [_value(name, truth) for truth in truths]
+        assert reach.value <= min(values) * (1 + 1e-6)
+        own = check.evaluate(tables.decode(reach.design), models=models)
+        assert not space.violations(tables.decode(reach.design))
+        assert _value(name, own) == pytest.approx(reach.value, rel=1e-9)
+
+
+def _thinned(designs):
+    assert len(designs) > 100
+    return designs[:: max(1, len(designs) // 400)]
+
+
+def _value(name, truth):
+    return {
+        "macs": truth.macs,
+        "params": truth.params,
+        "memory": truth.memory_bytes,
+        "rho": truth.max_rho,
+        "latency:made-up": truth.latency[0].upper_ms,
+    }[name]
+
+
+@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize("classes", [0, 10])
+def test_smallest_values_equal_the_smallest_of_all_designs(family, classes, space_of, every_design):
+    space = space_of(family, seed=6, classes=classes, widths=3, depth=2)
+    tables = coefficients(Problem(name="s", space=space, limits=Limits(memory_bytes=1, rho=1e-9)), {})
+    designs = every_design(tables)
+    found = {reach.limit: reach.value for reach in reachable(tables)}
+    peaks = peak_bytes(memory_rows(tables), tables, designs)
+    assert found["memory"] == peaks.min()
+    assert found["rho"] == pytest.approx(_rho(tables, designs).min(), rel=2e-6)
+
+
+def _rho(tables, designs):
+    from deepmad_hw.optimize.evaluator import Evaluator
+
+    # One scale's excess over a limit of 1e-9 is its rho / 1e-9 - 1, so the sum over scales bounds the largest.
+    excess = Evaluator(tables).evaluate(designs).excess
+    shortlist = np.argsort(excess)[: len(designs) // 3]
+    return np.array([check.evaluate(tables.decode(design)).max_rho for design in designs[shortlist][:400]])
