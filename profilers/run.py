@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -199,6 +200,7 @@ class _Child:
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
             return self._process
+        self._end()
         command = [
             *(sys.executable, "-m", "profilers", "child", str(self._plan.folder)),
             *("--runtime", self._settings.runtime, "--threads", str(self._settings.threads)),
@@ -214,9 +216,11 @@ class _Child:
     def _end(self) -> int | None:
         if self._process is None:
             return None
-        self._process.kill()
-        code = self._process.wait()
-        self._process = None
+        process, self._process = self._process, None
+        process.kill()
+        code = process.wait()
+        with contextlib.suppress(BrokenPipeError), process:  # leaving it closes its pipes
+            pass
         return code
 
     def __enter__(self) -> _Child:

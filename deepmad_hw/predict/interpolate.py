@@ -170,7 +170,7 @@ def _process() -> Any:
     from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
     smooth = ConstantKernel(_SMOOTH) * Matern(_LENGTH, nu=2.5)
-    trend = ConstantKernel(_TREND) * DotProduct(sigma_0=0)
+    trend = ConstantKernel(_TREND) * DotProduct(sigma_0=0, sigma_0_bounds="fixed")
     return GaussianProcessRegressor(ConstantKernel(_OFFSET) + smooth + trend + WhiteKernel(_NOISE), optimizer=None)
 
 
