@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -148,13 +149,15 @@ def rescaled(graph: Graph, factor: float, *, name: str) -> Graph:
 
     Args:
         graph: a network.
-        factor: multiplies widths; results are at least 1, and multiples of 8 from 32 up.
+        factor: multiplies widths; multiples of 8 and 16 stay that, rounded away from the original.
         name: the new graph's name.
     """
 
     def wide(channels: int) -> int:
-        scaled = channels * factor
-        return max(8 * round(scaled / 8), 32) if scaled >= 32 else max(1, round(scaled))
+        # Runtimes treat multiples of 16 and of 8 differently, so a width stays what it is in that respect.
+        block = next(block for block in (16, 8, 1) if channels % block == 0)
+        blocks = channels * factor / block
+        return block * max(1, math.floor(blocks) if factor < 1 else math.ceil(blocks))
 
     nodes = []
     for node in graph:
@@ -162,7 +165,7 @@ def rescaled(graph: Graph, factor: float, *, name: str) -> Graph:
         in_channels = spec.in_channels if node.inputs[0] == IMAGE else wide(spec.in_channels)
         kept = node.name in graph.outputs and spec.op == "linear"
         out_channels = spec.out_channels if kept else wide(spec.out_channels)
-        groups = in_channels if spec.depthwise else spec.groups
+        groups = in_channels // spec.group_width if spec.groups > 1 else 1
         nodes.append(
             replace(node, spec=replace(spec, in_channels=in_channels, out_channels=out_channels, groups=groups))
         )

@@ -8,7 +8,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ DEFAULT_SPACES = ("deepmad-r18", "resnet-basic", "deepmad-29m-224", "deepmad-89m
 REFERENCES = ("resnet18", "mobilenet_v2", "resnet50", "efficientnet_b0")
 # Widths around the originals, which are never measured themselves.
 WIDTH_FACTORS = (0.75, 1.3)
+MORE_WIDTH_FACTORS = (0.5, 1.7)  # for small networks, whose many sorts of layers are quickly timed
+SMALL_NETWORK_MACS = 1e9
 PROBE_STEPS = 3  # stages drawn from each stage of a space, fewer where that passes LARGEST_PROBE_MACS
 LARGEST_PROBE_MACS = 6e9
 # A plan must not depend on this machine, or it could not be resumed; so its size follows from a nominal speed.
@@ -193,8 +195,12 @@ def _corners(spaces: Sequence[Space]) -> list[Graph]:
 
 
 def _rescaled(names: Sequence[str]) -> list[Graph]:
-    pairs = product(WIDTH_FACTORS, names)
-    return [sampling.rescaled(reference.get(name), factor, name=f"{name}_x{factor:g}") for factor, name in pairs]
+    found = []
+    for name in names:
+        graph = reference.get(name)
+        factors = WIDTH_FACTORS if costs.macs(graph) > SMALL_NETWORK_MACS else WIDTH_FACTORS + MORE_WIDTH_FACTORS
+        found += [sampling.rescaled(graph, factor, name=f"{name}_x{factor:g}") for factor in factors]
+    return found
 
 
 def _smallest(space: Space) -> Architecture:
