@@ -182,7 +182,7 @@ def _explained(path: Path) -> Iterator[None]:
         if getattr(error, "sqlite_errorname", "SQLITE_ERROR") == "SQLITE_ERROR":
             raise _damaged(path, str(error)) from error
         raise StorageError(f"cannot write the journal ({error})", where=str(path)) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes the damage, which may be no text
         raise _damaged(path, str(error)) from error
 
 
