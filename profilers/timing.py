@@ -6,6 +6,7 @@ import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deepmad_hw.errors import InputFileError
 from profilers.backend import NodeTimes, Session
 from profilers.environment import stolen_and_total_ticks
 from profilers.journal import Unit
@@ -45,6 +46,9 @@ def time_unit(
         whole: the loaded probe, unprofiled.
         profiled: the loaded probe with its profiler on, or None; it is finished here.
         rhythm: how the time is spent.
+
+    Raises:
+        InputFileError: the profiler tells no time of any node.
     """
     canary_us: list[float] = []
     whole_runs, profiled_runs = _Runs(whole), _Runs(profiled)
@@ -60,6 +64,8 @@ def time_unit(
         profiled_runs.take(runs)
     canary_us += [canary.run() for _ in range(CANARY_RUNS)]
     nodes = profiled.finish() if profiled is not None else NodeTimes()
+    if profiled is not None and not any(map(any, nodes.us.values())):
+        raise InputFileError("the runtime's profile tells no time of any of its layers", where=probe)
     stolen, ticks = stolen_and_total_ticks()
     return Unit(
         probe=probe,

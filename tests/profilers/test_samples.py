@@ -1,0 +1,171 @@
+"""From units to measurements: drift divided out, nodes scaled to the unprofiled network, disturbances dropped."""
+
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepmad_hw.layer import IMAGE, LayerSpec, Node
+from profilers import samples
+from profilers.journal import Unit
+from profilers.plan import LAYERS, NETWORK, Plan, Probe
+
+
+def spec(channels):
+    return LayerSpec(op="conv", in_channels=channels, out_channels=channels, height=8, width=8)
+
+
+ONE, TWO, THREE = spec(1), spec(2), spec(3)
+
+
+def probe(name, *specs, kind=LAYERS):
+    nodes = tuple(Node(name=f"n{index}", spec=each, inputs=(IMAGE,)) for index, each in enumerate(specs))
+    return Probe(name=name, file="", kind=kind, input_shape=(1, 1, 8, 8), weight_bytes=0, nodes=nodes)
+
+
+def plan(*probes):
+    return Plan(folder=Path(), probes=probes, canary=probe("canary"), batch=1, precision="fp32", sha256="")
+
+
+A, B, WHOLE = probe("a", ONE, TWO), probe("b", TWO, THREE), probe("whole", ONE, kind=NETWORK)
+
+
+def unit(name, *, number=0, slow=1.0, total=(100.0, 100.0, 100.0), nodes=((30.0,) * 3, (50.0,) * 3), **other):
+    return Unit(
+        probe=name,
+        round=number,
+        canary_us=(10.0 * slow,) * 16,
+        total_us=tuple(value * slow for value in total),
+        nodes_us={f"n{index}": tuple(value * slow for value in values) for index, values in enumerate(nodes)},
+        **other,
+    )
+
+
+def whole(*, number=0, slow=1.0, **other):
+    return unit("whole", number=number, slow=slow, nodes=(), **other)
+
+
+def medians(rows):
+    return {row.spec: row.median_us for row in rows}
+
+
+def test_layers_add_up_to_the_unprofiled_network():
+    rows = medians(samples.layers(plan(A), [unit("a")]))
+    assert rows == pytest.approx({ONE: 100 * 30 / 80, TWO: 100 * 50 / 80})
+
+
+@given(
+    nodes=st.lists(st.floats(1, 1e4), min_size=1, max_size=6),
+    total=st.floats(1, 1e5),
+    runs=st.integers(1, 7),
+    slow=st.floats(0.5, 2),
+)
+def test_layers_add_up_whatever_the_profiler_costs(nodes, total, runs, slow):
+    specs = [spec(channels) for channels in range(1, len(nodes) + 1)]
+    measured = unit("p", slow=slow, total=(total,) * runs, nodes=[(value,) * runs for value in nodes])
+    rows = samples.layers(plan(probe("p", *specs)), [measured])
+    assert sum(row.median_us for row in rows) == pytest.approx(total * slow)  # one unit is its own usual speed
+
+
+def test_drift_is_divided_out_of_layers_and_networks():
+    calm = [unit("a", number=n) for n in range(3)] + [whole(number=n) for n in range(3)]
+    drifting = [unit("a", number=n, slow=1 + 0.05 * n) for n in range(3)]
+    drifting += [whole(number=n, slow=1 + 0.05 * n) for n in range(3)]
+    usual = 1.05  # the median of 1, 1, 1.05, 1.05, 1.1, 1.1 is what is called usual
+    for measure in (lambda units: samples.layers(plan(A, WHOLE), units), samples.networks):
+        for row, quiet in zip(measure(drifting), measure(calm), strict=True):
+            assert row.samples_us == pytest.approx([value * usual for value in quiet.samples_us])
+
+
+def test_layers_and_networks_have_one_usual_speed():
+    units = [unit("a", slow=1.0), *(whole(number=n, slow=1.1) for n in range(3))]
+    (network,) = (row for row in samples.networks(units) if row.name == "whole")
+    layers = samples.layers(plan(A, WHOLE), units)
+    assert network.median_us == pytest.approx(110)
+    assert sum(row.median_us for row in layers) == pytest.approx(110)
+
+
+def test_one_slow_canary_run_is_no_drift_and_no_disturbance():
+    hit = replace(unit("a"), canary_us=(10.0,) * 5 + (50.0,) + (10.0,) * 10)
+    assert samples.canary_level_us(hit) == 10
+    assert not samples.disturbed(hit)
+
+
+@pytest.mark.parametrize(
+    ("change", "disturbed"),
+    [
+        ({"stolen": 0.02}, False),
+        ({"stolen": 0.04}, True),
+        ({"canary_us": (10.0,) * 12 + (11.0,) * 4}, False),
+        ({"canary_us": (10.0,) * 12 + (11.5,) * 4}, True),
+    ],
+)
+def test_stolen_time_and_a_swinging_canary_are_disturbances(change, disturbed):
+    assert samples.disturbed(replace(unit("a"), **change)) is disturbed
+
+
+def test_disturbed_units_are_dropped_where_calm_ones_exist():
+    units = [unit("a"), unit("a", number=1, total=(900.0,) * 3, stolen=0.5)]
+    (row,) = samples.networks(units)
+    assert row.samples_us == (100.0,) * 3
+    assert row.status == "ok"
+    assert {each.status for each in samples.layers(plan(A), units)} == {"ok"}
+
+
+def test_what_was_always_disturbed_is_kept_and_called_noisy():
+    units = [unit("a", stolen=0.5), unit("b")]
+    assert {row.name: row.status for row in samples.networks(units)} == {"a": "noisy", "b": "ok"}
+    statuses = {row.spec: row.status for row in samples.layers(plan(A, B), units)}
+    assert statuses == {ONE: "noisy", TWO: "ok", THREE: "ok"}
+
+
+def test_a_layer_of_several_networks_has_the_samples_of_all():
+    rows = {row.spec: row for row in samples.layers(plan(A, B), [unit("a"), unit("b")])}
+    assert len(rows[ONE].samples_us) == 3
+    assert len(rows[TWO].samples_us) == 6
+
+
+def test_a_failed_probe_leaves_rows_with_its_status():
+    failed = Unit(probe="b", round=0, status="timeout", message="no answer")
+    rows = {row.spec: row for row in samples.layers(plan(A, B), [unit("a"), failed])}
+    assert {each: row.status for each, row in rows.items()} == {ONE: "ok", TWO: "ok", THREE: "timeout"}
+    assert rows[THREE].samples_us == ()
+
+
+def test_a_failed_network_says_nothing_of_its_layers():
+    failed = Unit(probe="whole", round=0, status="oom")
+    assert samples.layers(plan(WHOLE), [failed]) == []
+    assert samples.networks([failed]) == []
+
+
+def test_a_probe_that_failed_once_is_measured_by_its_other_rounds():
+    failed = Unit(probe="a", round=0, status="error")
+    rows = samples.layers(plan(A), [failed, unit("a", number=1)])
+    assert {row.status for row in rows} == {"ok"}
+    assert sum(row.median_us for row in rows) == pytest.approx(100)
+
+
+def test_a_node_that_the_runtime_merged_away_has_no_row():
+    rows = medians(samples.layers(plan(A), [unit("a", nodes=((30.0,) * 3,))]))
+    assert rows == {ONE: pytest.approx(100)}
+
+
+def test_a_time_too_short_for_the_profilers_clock_is_no_sample():
+    (row, _) = samples.layers(plan(A), [unit("a", nodes=((0.0, 1.0, 1.0), (99.0, 99.0, 99.0)))])
+    assert len(row.samples_us) == 2
+    assert min(row.samples_us) > 0
+
+
+def test_of_nothing_there_is_nothing():
+    assert samples.drift_factors([]) == {}
+    assert samples.networks([]) == []
+    assert samples.layers(plan(A), []) == []
+
+
+def test_the_usual_speed_is_the_median_units():
+    units = [unit("a", number=n, slow=slow) for n, slow in enumerate((1.0, 1.0, 1.5))]
+    assert samples.drift_factors(units) == pytest.approx({("a", 0): 1.0, ("a", 1): 1.0, ("a", 2): 1.5})
+    assert statistics.median(samples.drift_factors(units).values()) == 1.0
