@@ -15,7 +15,7 @@ from deepmad_hw.serde_table import COLUMNS
 pytestmark = pytest.mark.checkout
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("[!.]*/README.md")])
 README = (ROOT / "README.md").read_text()
 
 
