@@ -14,6 +14,8 @@ import platform
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,16 @@ class _OrtSession:
         if profiled:
             self._folder = tempfile.TemporaryDirectory(prefix="deepmad-hw-")
             options.profile_file_prefix = str(Path(self._folder.name) / "trace")
-        self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with _memory_errors():
+            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         name = self._session.get_inputs()[0].name
         self._feed = {name: np.random.default_rng(0).standard_normal(probe.input_shape, dtype=np.float32)}
 
     def run(self) -> float:
-        begin = time.perf_counter_ns()
-        self._session.run(None, self._feed)
-        return (time.perf_counter_ns() - begin) / 1e3
+        with _memory_errors():
+            begin = time.perf_counter_ns()
+            self._session.run(None, self._feed)
+            return (time.perf_counter_ns() - begin) / 1e3
 
     def finish(self) -> NodeTimes:
         if self._folder is None:
@@ -63,6 +67,17 @@ class _OrtSession:
             trace = Path(self._session.end_profiling())
             events = json.loads(trace.read_text(encoding="utf-8"))
         return node_times(events, self._probe.nodes)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn the runtime's ways to say that memory is short into Python's."""
+    try:
+        yield
+    except Exception as error:
+        if any(words in str(error) for words in ("Failed to allocate memory", "bad allocation", "bad_alloc")):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def node_times(events: list[dict[str, Any]], nodes: tuple[Node, ...]) -> NodeTimes:

@@ -2,13 +2,16 @@
 
 It stands in for a device in tests and shows a new backend's author the contract.
 Script words (``key=value``): ``gmacs`` speed in GMAC/s, ``drift`` relative slowdown per thousand runs, ``noise``
-relative noise, ``fail`` name of a probe that cannot be loaded, ``crash`` name of a probe that ends the process.
+relative noise, ``fail`` name of a probe that cannot be loaded, ``crash`` one that ends the process, ``hang`` one whose
+loading never ends.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import signal
+import time
 
 from deepmad_hw.errors import InputFileError
 from deepmad_hw.layer import LayerSpec
@@ -84,7 +87,9 @@ class _ReplayBackend:
         if script.get("fail") == probe.name:
             raise InputFileError("scripted to fail", where=probe.name)
         if script.get("crash") == probe.name:
-            os.abort()
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory is short
+        while script.get("hang") == probe.name:
+            time.sleep(1.0)
         return _ReplaySession(self, probe, script, profiled=profiled)
 
 
