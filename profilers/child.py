@@ -23,7 +23,7 @@ from profilers.plan import LAYERS, Plan, Probe, read_plan
 from profilers.timing import Rhythm, time_unit
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
-KEPT_BYTES = 700 * 2**20  # loaded networks kept from order to order, counted by their weights
+KEPT_BYTES = 400 * 2**20  # loaded networks kept from order to order, counted by their weights
 
 
 class _Shelf:

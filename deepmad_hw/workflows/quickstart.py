@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from deepmad_hw.workflows.design import design, save_design
 from deepmad_hw.workflows.export import export
 from deepmad_hw.workflows.networks import load_network
 from deepmad_hw.workflows.profile import ProfileRequest, profile
-from deepmad_hw.workflows.tables import load_model
+from deepmad_hw.workflows.tables import check_table, load_model
 from profilers.run import Tick
 
 CONFIG = "quickstart"
@@ -122,15 +123,22 @@ def quickstart(folder: Path, *, show: Show | None = None, minutes: float = PROFI
 
 def _table(table: Path, told: Show, minutes: float) -> TableModel:
     request = ProfileRequest(spaces=(load_problem(CONFIG).space,), minutes=minutes, references=REFERENCES)
-    if table.exists():
-        try:
-            told.step(f"using the table {table}")
-            return load_model(table)
-        except (InputFileError, ForeignTableError):
-            told.step(f"the table {table} cannot be used, making it anew")
+    if table.exists() and _fits(table, told):
+        return load_model(table)
     told.step(f"profiling this machine, about {minutes:g} minutes")
     profile(request, out=table, on_tick=told.tick)
     return load_model(table)
+
+
+def _fits(table: Path, told: Show) -> bool:
+    try:
+        with tempfile.TemporaryDirectory(prefix="deepmad-hw-check-") as folder:
+            check_table(table, folder=Path(folder))
+    except (InputFileError, ForeignTableError) as error:
+        told.step(f"{error}; making the table anew")
+        return False
+    told.step(f"using the table {table}, which fits this machine")
+    return True
 
 
 def _design(problem: Problem, model: TableModel) -> Solution:
