@@ -1,0 +1,89 @@
+"""The device side alone: `python -m profilers`."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import profilers
+from deepmad_hw.layer import LayerSpec
+from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "profilers", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_run_writes_rows_that_are_records(packed, tmp_path):
+    plan, out = packed(1), tmp_path / "out.jsonl"
+    ended = run("run", plan.folder, "--runtime", "replay", "--threads", 2, "--minutes", 0, "--out", out)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    where, *rows = [json.loads(line) for line in out.read_text().splitlines()]
+    environment = Environment(**where["environment"])
+    assert (environment.runtime, environment.threads) == ("replay", 2)
+    layers = [row["layer"] for row in rows if "layer" in row]
+    networks = [NetworkMeasurement(**row["network"]) for row in rows if "network" in row]
+    measured = [LayerMeasurement(**{**layer, "spec": LayerSpec(**layer["spec"])}) for layer in layers]
+    assert {row.spec for row in measured} == {node.spec for node in plan.probes[0].nodes}
+    assert [network.name for network in networks] == ["probe0", "whole"]
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_progress_is_shown_on_standard_error(packed, tmp_path):
+    plan = packed(1)
+    ended = run("run", plan.folder, "--runtime", "replay", "--minutes", 0, "--out", tmp_path / "out.jsonl")
+    lines = ended.stderr.splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        ["1/4", "probe0", "ok,"],
+        ["2/4", "whole", "ok,"],
+        ["3/4", "probe0", "ok,"],
+        ["4/4", "whole", "ok,"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--runtime", "replya"], "error: --runtime: unknown runtime 'replya'; did you mean 'replay'?"),
+        (["--runtime", "tflite"], "error: --runtime: unknown runtime 'tflite'; expected one of "),
+    ],
+)
+def test_an_unknown_runtime_is_one_line(packed, tmp_path, options, said):
+    ended = run("run", packed(1).folder, "--out", tmp_path / "out", *options)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(said)
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_folder_without_a_plan_is_one_line(tmp_path):
+    ended = run("run", tmp_path, "--out", tmp_path / "out")
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert str(tmp_path / "plan.json") in ended.stderr
+
+
+def test_a_journal_of_another_run_is_one_line(packed, tmp_path):
+    folder, out = packed(1).folder, tmp_path / "out.jsonl"
+    for threads, code in ((1, 0), (2, 1)):
+        ended = run("run", folder, "--runtime", "replay", "--minutes", 0, "--threads", threads, "--out", out)
+        assert ended.returncode == code
+    assert "begun with threads = 1, now it is 2" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+DEVICE_FILES = sorted(Path(profilers.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", DEVICE_FILES, ids=lambda path: path.stem)
+def test_the_device_side_needs_its_runtime_and_little_else(path):
+    """A board has Python, numpy, one runtime, and the few files of the host that hold errors and records."""
+    tree = ast.parse(path.read_text())
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    foreign = {name for name in modules if name.split(".")[0] not in sys.stdlib_module_names | {"profilers"}}
+    shared = {"deepmad_hw.errors", "deepmad_hw.layer", "deepmad_hw.measurement"}
+    assert foreign - shared <= {"numpy", "onnxruntime"}

@@ -1,0 +1,158 @@
+"""Times of ONNX Runtime's profile find the layer they belong to."""
+
+import pytest
+
+from deepmad_hw.layer import IMAGE, LayerSpec, Node
+from profilers import backend as backends
+from profilers.backend import Settings
+from profilers.onnxruntime_cpu import node_times
+
+
+def _conv(name, source, channels=(8, 8), **fields):
+    spec = LayerSpec(op="conv", in_channels=channels[0], out_channels=channels[1], height=8, width=8, **fields)
+    return Node(name=name, spec=spec, inputs=(source,))
+
+
+def _pool(name, source):
+    spec = LayerSpec(op="global_pool", in_channels=8, out_channels=8, height=8, width=8)
+    return Node(name=name, spec=spec, inputs=(source,))
+
+
+# One block with squeeze-excite and SiLU, then pool and classifier.
+NODES = (
+    _conv("stem", IMAGE, (3, 8), kernel=3, activation="silu"),
+    _conv("s.conv1", "stem", activation="relu"),
+    _pool("s.se.pool", "s.conv1"),
+    _conv("s.se.reduce", "s.se.pool", activation="silu"),
+    _conv("s.se.expand", "s.se.reduce", activation="sigmoid"),
+    Node(
+        name="s.se.scale",
+        spec=LayerSpec(op="scale", in_channels=8, out_channels=8, height=8, width=8),
+        inputs=("s.conv1", "s.se.expand"),
+    ),
+    _conv("s.conv2", "s.se.scale"),
+    _pool("pool", "s.conv2"),
+    Node(
+        name="classifier",
+        spec=LayerSpec(op="linear", in_channels=8, out_channels=10, height=1, width=1),
+        inputs=("pool",),
+    ),
+)
+# Names and order as ONNX Runtime 1.32 wrote them on x86; the times are made up.
+KERNELS = (
+    ("stem.conv_nchwc_kernel_time", "Conv", 39),
+    ("stem.act/QuickGeluFusion/_kernel_time", "QuickGelu", 11),
+    ("s.conv1_nchwc_kernel_time", "Conv", 32),
+    ("ReorderOutput_token_5_kernel_time", "ReorderOutput", 4),
+    ("s.se.pool_kernel_time", "GlobalAveragePool", 9),
+    ("ReorderInput_kernel_time", "ReorderInput", 3),
+    ("s.se.reduce.conv_nchwc_kernel_time", "Conv", 7),
+    ("s.se.reduce.act/QuickGeluFusion/_kernel_time", "QuickGelu", 2),
+    ("s.se.expand_nchwc_kernel_time", "Conv", 15),
+    ("ReorderOutput_token_6_kernel_time", "ReorderOutput", 1),
+    ("s.se.scale_kernel_time", "Mul", 24),
+    ("ReorderInput_token_20_kernel_time", "ReorderInput", 5),
+    ("s.conv2_nchwc_kernel_time", "Conv", 111),
+    ("pool_nchwc_kernel_time", "GlobalAveragePool", 6),
+    ("ReorderOutput_kernel_time", "ReorderOutput", 8),
+    ("classifier.flatten_kernel_time", "Flatten", 3),
+    ("classifier_kernel_time", "Gemm", 10),
+)
+EXPECTED = {
+    "stem": 50,
+    "s.conv1": 32,
+    "s.se.pool": 9 + 4 + 3,  # it runs in plain layout, so the changes around it are its price
+    "s.se.reduce": 9,
+    "s.se.expand": 15,
+    "s.se.scale": 24 + 1 + 5,
+    "s.conv2": 111,
+    "pool": 6,
+    "classifier": 8 + 3 + 10,
+}
+
+
+def trace(*runs, loading_us=500):
+    """Return the events of a profile; each run is a list of (name, operation, us)."""
+    events = [{"cat": "Session", "name": "model_loading_uri", "ts": 0, "dur": loading_us, "args": {}}]
+    now = loading_us
+    for kernels in runs:
+        begin = now
+        now += 15
+        for name, operation, us in kernels:
+            events.append({"cat": "Node", "name": name, "ts": now, "dur": us, "args": {"op_name": operation}})
+            now += us + 2
+        events.append({"cat": "Session", "name": "SequentialExecutor::Execute", "ts": begin + 5, "dur": 9, "args": {}})
+        events.append({"cat": "Session", "name": "model_run", "ts": begin, "dur": now - begin, "args": {}})
+        now += 40
+    return events
+
+
+def test_every_event_finds_its_node():
+    times = node_times(trace(KERNELS), NODES)
+    assert times.us == {name: (float(us),) for name, us in EXPECTED.items()}
+
+
+def test_every_run_is_told_apart():
+    second = [(name, operation, us * 10) for name, operation, us in KERNELS]
+    times = node_times(trace(KERNELS, second, KERNELS), NODES)
+    assert times.us == {name: (float(us), us * 10.0, float(us)) for name, us in EXPECTED.items()}
+
+
+def test_no_time_is_lost():
+    times = node_times(trace(KERNELS, KERNELS), NODES)
+    assert sum(map(sum, times.us.values())) == 2 * sum(us for _, _, us in KERNELS)
+
+
+def test_operations_are_counted_once_for_all_runs():
+    times = node_times(trace(KERNELS, KERNELS), NODES)
+    assert times.operations["stem"] == 2
+    assert times.operations["s.conv1"] == 1
+    assert times.operations["classifier"] == 3
+    assert sum(times.operations.values()) == len(KERNELS)
+
+
+def test_the_order_of_events_in_the_file_does_not_matter():
+    events = trace(KERNELS, KERNELS)
+    assert node_times(events[::-1], NODES) == node_times(events, NODES)
+
+
+def test_a_layer_that_the_runtime_merged_away_has_no_time():
+    without = [kernel for kernel in KERNELS if not kernel[0].startswith("s.conv1")]
+    assert set(node_times(trace(without), NODES).us) == set(EXPECTED) - {"s.conv1"}
+
+
+def test_a_layer_that_was_left_out_of_one_run_has_zero_there():
+    without = [kernel for kernel in KERNELS if not kernel[0].startswith("s.conv2")]
+    assert node_times(trace(KERNELS, without), NODES).us["s.conv2"] == (111.0, 0.0)
+
+
+def test_events_of_no_layer_are_left_out():
+    more = [*KERNELS, ("Cast_7_kernel_time", "Cast", 1000)]
+    assert node_times(trace(more), NODES) == node_times(trace(KERNELS), NODES)
+
+
+def test_a_name_that_begins_like_another_is_not_mixed_up():
+    nodes = (_conv("conv", IMAGE), _conv("conv_1", "conv"), _conv("conv_10", "conv_1"))
+    kernels = [("conv_10_nchwc_kernel_time", "Conv", 1), ("conv_1_nchwc_kernel_time", "Conv", 2)]
+    assert node_times(trace(kernels), nodes).us == {"conv_10": (1.0,), "conv_1": (2.0,)}
+
+
+def test_of_no_runs_there_are_no_times():
+    assert node_times(trace(), NODES) == backends.NodeTimes()
+
+
+@pytest.mark.parametrize("family", ["bottleneck", "basic", "mbconv", "mbconv_se"])
+def test_every_layer_of_a_real_network_is_timed_and_they_sum_to_it(graph, tmp_path, family):
+    pytest.importorskip("onnxruntime")
+    from deepmad_hw.exporters.probes import PackedProbe, write_plan
+    from profilers.plan import read_plan
+
+    write_plan(tmp_path, [PackedProbe(name="net", graph=graph(family, "net", side=192), by_layer=True)])
+    plan = read_plan(tmp_path)
+    session = backends.get("onnxruntime").load(plan, plan.probes[0], Settings(), profiled=True)
+    total_us = [session.run() for _ in range(20)]
+    times = session.finish()
+    assert [node.name for node in plan.probes[0].nodes if node.name not in times.us] == []
+    sums_us = [sum(run) for run in zip(*times.us.values(), strict=True)]
+    assert all(part <= whole for part, whole in zip(sums_us, total_us, strict=True))
+    assert sorted(sums_us)[10] > sorted(total_us)[10] / 2
