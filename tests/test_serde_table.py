@@ -1,0 +1,321 @@
+"""Tables come back as they were written; what is wrong in one is said with file, row and column."""
+
+import csv
+import hashlib
+import io
+import json
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from deepmad_hw.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.errors import ConfigError, DeepmadError, InputFileError, StorageError
+from deepmad_hw.layer import ACTIVATIONS, LayerSpec
+from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.serde_table import COLUMNS, read_table, sidecar_path, write_table
+from deepmad_hw.table import CalibrationNetwork, LatencyTable
+
+ENVIRONMENT = Environment(
+    device="Some CPU (25/17/1)",
+    machine="x86_64",
+    cores=2,
+    features=("avx2", "fma"),
+    governor="unknown",
+    runtime="onnxruntime",
+    runtime_version="1.32.0",
+)
+ARCHITECTURE = Architecture(
+    family="mbconv_se",
+    resolution=(64, 96),
+    stem=Stem(out=8),
+    stages=(Stage(out=16, bottleneck=48, kernel=5, stride=2, depth=2),),
+    head=Head(out=32),
+    classes=10,
+)
+
+
+def spec(index=0, **fields):
+    return LayerSpec(**{"op": "conv", "in_channels": 8, "out_channels": 8 + index, "height": 16, "width": 16, **fields})
+
+
+def table(**fields):
+    rows = (
+        LayerMeasurement(spec=spec(1), samples_us=(10.5, 12.25, 11.0)),
+        LayerMeasurement(spec=spec(0, kernel=3, groups=8, activation="silu", residual=True), samples_us=(3.0,)),
+        LayerMeasurement(spec=spec(2), samples_us=(7.0, 8.0), status="noisy"),
+        LayerMeasurement(spec=spec(3), samples_us=(), status="timeout"),
+    )
+    network = CalibrationNetwork(
+        architecture=ARCHITECTURE, measurement=NetworkMeasurement(name="network000", samples_us=(900.0, 901.5))
+    )
+    default = {"rows": rows, "calibration": (network,), "canary_us": 4452.794, "notes": ("profiled for mbconv_se",)}
+    return LatencyTable(**{"name": "mine", "environment": ENVIRONMENT, **default, **fields})
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / "mine.csv"
+    write_table(path, table())
+    return path
+
+
+def test_a_table_comes_back_in_the_order_of_its_layers(written):
+    read = read_table(written)
+    assert read == replace(table(), rows=tuple(sorted(table().rows, key=lambda row: row.spec)))
+
+
+def test_a_table_read_and_written_again_has_the_same_bytes(written, tmp_path):
+    write_table(tmp_path / "again.csv", read_table(written))
+    assert (tmp_path / "again.csv").read_bytes() == written.read_bytes()
+    assert (tmp_path / "again.json").read_bytes() == sidecar_path(written).read_bytes()
+
+
+times = st.floats(1e-3, 1e9)
+activations = st.sampled_from(ACTIVATIONS)
+specs = st.builds(
+    LayerSpec,
+    op=st.sampled_from(("conv", "linear", "avg_pool", "max_pool", "global_pool", "scale", "add")),
+    in_channels=st.integers(1, 10**6),
+    out_channels=st.integers(1, 10**6),
+    height=st.integers(8, 4096),
+    width=st.integers(8, 4096),
+    kernel=st.integers(1, 7),
+    stride=st.integers(1, 4),
+    activation=activations,
+    residual=st.booleans(),
+)
+measured = st.builds(
+    LayerMeasurement,
+    spec=specs,
+    samples_us=st.lists(times, min_size=1, max_size=6).map(tuple),
+    status=st.sampled_from(("ok", "noisy")),
+)
+failed = st.builds(
+    LayerMeasurement, spec=specs, samples_us=st.just(()), status=st.sampled_from(("oom", "timeout", "unsupported"))
+)
+
+
+@given(rows=st.lists(measured | failed, max_size=6, unique_by=lambda row: row.spec))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_table_comes_back_to_five_digits(tmp_path, rows):
+    path = tmp_path / "any.csv"
+    write_table(path, table(rows=tuple(rows)))
+    found = read_table(path)
+    assert [(row.spec, row.status) for row in found.rows] == [
+        (row.spec, row.status) for row in sorted(rows, key=lambda row: row.spec)
+    ]
+    by_spec = {row.spec: row for row in rows}
+    for row in found.rows:
+        assert row.samples_us == pytest.approx(by_spec[row.spec].samples_us, rel=1e-4)
+    text = path.read_bytes()
+    write_table(path, found)
+    assert path.read_bytes() == text
+
+
+def test_columns_say_their_unit_and_medians_are_readable(written):
+    rows = list(csv.DictReader(io.StringIO(written.read_text())))
+    assert list(rows[0]) == list(COLUMNS)
+    assert [row["median_us"] for row in rows] == ["3", "11", "7.5", ""]
+    assert rows[1]["samples_us"] == "10.5 12.25 11"
+
+
+def test_a_layer_seen_in_very_many_networks_is_read_back(tmp_path):
+    """Python's csv module refuses cells above 128 KiB unless it is told otherwise."""
+    many = LayerMeasurement(spec=spec(), samples_us=tuple(100.0 + index / 1000 for index in range(40_000)))
+    write_table(tmp_path / "long.csv", table(rows=(many,)))
+    limit = csv.field_size_limit()
+    (row,) = read_table(tmp_path / "long.csv").rows
+    assert len(row.samples_us) == 40_000
+    assert csv.field_size_limit() == limit
+
+
+def write_rows(path, change):
+    """Change a table's CSV and make its sidecar agree, as someone does who means it."""
+    rows = list(csv.reader(io.StringIO(path.read_text())))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(change(rows) or rows)
+    forge(path, text.getvalue().encode())
+
+
+def forge(path, data):
+    path.write_bytes(data)
+    side = json.loads(sidecar_path(path).read_text())
+    side["csv_sha256"] = hashlib.sha256(data).hexdigest()
+    sidecar_path(path).write_text(json.dumps(side))
+
+
+def cell(column, value, *, row=2):
+    def change(rows):
+        rows[row][COLUMNS.index(column)] = value
+
+    return change
+
+
+def refused(path):
+    with pytest.raises(InputFileError) as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("samples_us", "10.5 nan", "expected a time above 0 us, got nan"),
+        ("samples_us", "inf", "expected a time above 0 us, got inf"),
+        ("samples_us", "1e999", "expected a time above 0 us, got inf"),
+        ("samples_us", "-3", "expected a time above 0 us, got -3.0"),
+        ("samples_us", "0", "expected a time above 0 us, got 0.0"),
+        ("samples_us", "-0.0", "expected a time above 0 us, got -0.0"),
+        ("samples_us", "fast", "expected a number, got 'fast'"),
+        ("samples_us", "1_000", "expected a number, got '1_000'"),
+        ("samples_us", "١٢", "expected a number"),
+        ("samples_us", "10,5", "expected a number, got '10,5'"),
+        ("samples_us", "", "status 'ok' with 0 samples"),
+        ("status", "good", "unknown status 'good'"),
+        ("status", "", "unknown status ''"),
+        ("status", "oom", None),
+        ("median_us", "0.011", "0.011 is not the median of the samples, 11"),
+        ("median_us", "nan", "nan is not the median of the samples, 11"),
+        ("median_us", "", "expected a number, got ''"),
+        ("in_channels", "8.0", "expected a whole number, got '8.0'"),
+        ("in_channels", "-8", "expected a whole number, got '-8'"),
+        ("in_channels", "", "expected a whole number, got ''"),
+        ("in_channels", "0", "expected a whole number >= 1, got 0"),
+        ("in_channels", "8_0", "expected a whole number, got '8_0'"),
+        ("in_channels", "9" * 30, "expected a whole number, got '999"),
+        ("groups", "3", "3 groups do not divide 8 -> 9 channels"),
+        ("op", "convolution", "unknown operation 'convolution'"),
+        ("activation", "gelu", "unknown activation 'gelu'"),
+        ("residual", "2", "expected 0 or 1, got 2"),
+        ("residual", "True", "expected a whole number, got 'True'"),
+    ],
+)
+def test_a_wrong_cell_is_named_by_file_row_and_column(written, column, value, said):
+    write_rows(written, cell(column, value))
+    if column == "status" and said is None:
+        said, column = "status 'oom' with 3 samples", "samples_us"
+    message = refused(written)
+    assert message.startswith(f"{written}:3:{column}: ")
+    assert said in message
+
+
+def test_a_missing_cell_is_named_by_its_row(written):
+    write_rows(written, lambda rows: [*rows[:2], rows[2][:-1], *rows[3:]])
+    assert f"{written}:3: expected {len(COLUMNS)} cells, got {len(COLUMNS) - 1}" in refused(written)
+
+
+def test_one_layer_twice_is_named_by_its_row(written):
+    write_rows(written, lambda rows: [*rows, rows[1]])
+    assert f"{written}:6: two rows of one layer" in refused(written)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"\xef\xbb\xbf" + ",".join(COLUMNS).encode() + b"\n",
+        ",".join(COLUMNS).replace("median_us", "median_ms").encode() + b"\n",
+        ",".join(COLUMNS[::-1]).encode() + b"\n",
+        ";".join(COLUMNS).encode() + b"\n",
+    ],
+)
+def test_another_header_is_refused(written, header):
+    forge(written, header)
+    assert f"{written}:1: expected the columns op,in_channels," in refused(written)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\x80"])
+def test_bytes_that_are_no_text_are_refused(written, data):
+    forge(written, data)
+    assert "is no text" in refused(written)
+
+
+def test_a_quote_that_does_not_end_is_refused(written):
+    forge(written, written.read_bytes() + b'"conv,8')
+    assert "is no CSV" in refused(written)
+
+
+def test_rows_that_are_not_the_sidecars_are_refused(written):
+    written.write_text(written.read_text().replace("10.5", "10.6"))
+    assert "the rows are not those its sidecar was written for; copy both files again" in refused(written)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    assert "none.csv: cannot be read: No such file or directory; make one with" in refused(tmp_path / "none.csv")
+
+
+def test_a_missing_sidecar_is_named(written):
+    sidecar_path(written).unlink()
+    assert refused(written) == f"{sidecar_path(written)}: the table's sidecar is missing; copy it along with the CSV"
+
+
+def test_a_huge_file_is_not_read(written, monkeypatch):
+    monkeypatch.setattr("deepmad_hw.serde_table.LARGEST_TABLE_BYTES", 10)
+    assert "larger than 10 bytes" in refused(written)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda side: side.update(schema=2), "schema: 2 is too new"),
+        (lambda side: side.update(schema=0), "schema: 0 is too old"),
+        (lambda side: side.pop("environment"), "environment: missing"),
+        (lambda side: side.update(enviroment=1), "enviroment: unknown key; did you mean 'environment'?"),
+        (lambda side: side["environment"].update(cores="two"), "environment.cores: expected a whole number"),
+        (lambda side: side["environment"].pop("device"), "environment.device: missing"),
+        (lambda side: side.update(calibration=3), "calibration: expected a list"),
+        (lambda side: side.update(calibration={}), "calibration: expected a list"),
+        (lambda side: side.update(calibration=[3]), "calibration[0]: expected an object"),
+        (lambda side: side["calibration"][0].pop("samples_us"), "calibration[0].samples_us: missing"),
+        (lambda side: side["calibration"][0].update(samples_us=[-1.0]), "expected a time above 0 us"),
+        (lambda side: side["calibration"][0]["architecture"].update(family=3), "family: expected a text"),
+        (lambda side: side.update(canary_us="fast"), "canary_us: expected a number"),
+        (lambda side: side.update(canary_us=0.0), "expected a canary time above 0 us"),
+        (lambda side: side.update(canary_us=-4.0), "expected a canary time above 0 us"),
+        (lambda side: side.update(notes=[1]), "notes[0]: expected a text"),
+        (lambda side: side.update(name=None), "name: expected a text"),
+    ],
+)
+def test_a_damaged_sidecar_is_named_by_its_key(written, change, said):
+    side = json.loads(sidecar_path(written).read_text())
+    change(side)
+    sidecar_path(written).write_text(json.dumps(side))
+    assert said in refused(written)
+
+
+@pytest.mark.parametrize("victim", ["csv", "json"])
+def test_fuzzed_bytes_never_end_in_another_error(written, victim):
+    chance = random.Random(4)
+    original = {path: path.read_bytes() for path in (written, sidecar_path(written))}
+    path = written if victim == "csv" else sidecar_path(written)
+    refusals = 0
+    for _ in range(400):
+        for each, data in original.items():
+            each.write_bytes(data)
+        spoilt = bytearray(original[path])
+        for _ in range(chance.randrange(1, 4)):
+            place = chance.randrange(len(spoilt))
+            spoilt[place : place + chance.randrange(3)] = chance.randbytes(chance.randrange(3))
+        if victim == "csv":
+            forge(path, bytes(spoilt))
+        else:
+            path.write_bytes(spoilt)
+        try:
+            read_table(written)
+        except DeepmadError as error:
+            refusals += "\n" not in str(error)
+    assert refusals > 100
+
+
+def test_a_table_is_written_whole_or_not_at_all(tmp_path):
+    with pytest.raises(StorageError):
+        write_table(tmp_path / "none" / "mine.csv", table())
+
+
+def test_a_table_does_not_hold_one_layer_twice():
+    with pytest.raises(ConfigError, match="mine: two rows of one layer"):
+        table(rows=(table().rows[0],) * 2)
