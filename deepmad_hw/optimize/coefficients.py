@@ -68,6 +68,22 @@ class Terms:
     stages: tuple[StageTerms, ...]
     tail: Floats
 
+    def of(self, tables: Coefficients, design: Ints) -> float:
+        """Return the quantity of one design.
+
+        Args:
+            tables: the problem's tables.
+            design: choices as `Coefficients.encode` gives them.
+        """
+        before = design[0]
+        total = self.stem[before]
+        for index, (part, grid) in enumerate(zip(self.stages, tables.stages, strict=True)):
+            out, inner, depth = design[1 + 3 * index : 4 + 3 * index]
+            total += part.first_in[before, inner] + part.first_skip[before, out] + part.first_out[out, inner]
+            total += part.identity[out, inner] * grid.same[before, out] + (depth - 1) * part.further[out, inner]
+            before = out
+        return float(total + self.tail[before])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StageGrid:

@@ -7,13 +7,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepmad_hw import check
 from deepmad_hw.errors import ConfigError, InfeasibleError
 from deepmad_hw.latency import LatencyModel
+from deepmad_hw.optimize.certified import Certified, certify
 from deepmad_hw.optimize.coefficients import Coefficients, coefficients
 from deepmad_hw.optimize.continuous import ContinuousResult, solve_continuous
 from deepmad_hw.optimize.fast import Search
 from deepmad_hw.optimize.reach import reachable
+from deepmad_hw.optimize.tightest import Relaxer
 from deepmad_hw.problem import Problem
 from deepmad_hw.solution import Solution, Status, Tightest
 
@@ -70,7 +75,10 @@ def solve(
     )
     if method == "continuous":
         return _local(run)
-    return _fast(run, deadline=clock.started + time_limit_s)
+    deadline = clock.started + time_limit_s
+    if method == "fast":
+        return _fast(run, deadline=deadline)
+    return _certified(run, gap=gap, threads=threads, deadline=deadline)
 
 
 @dataclass(kw_only=True)
@@ -99,6 +107,12 @@ class _Run:
     continuous: ContinuousResult | None
     seed: int
     clock: _Clock
+
+    def judge(self, design: NDArray[np.int64]) -> float | None:
+        """Return a design's objective if the checker takes it, else None."""
+        architecture = self.tables.decode(design)
+        evaluation = check.evaluate_for(self.problem, architecture, self.models)
+        return None if check.refusals(self.problem, architecture, evaluation) else evaluation.objective
 
     def answer(self, status: Status, stopped: str, *, tightest: tuple[Tightest, ...] = ()) -> Solution:
         """Return a solution without a design."""
@@ -151,6 +165,57 @@ def _fast(run: _Run, *, deadline: float) -> Solution:
         search.refuse(found.design)
     run.clock.lap("search")
     return _nothing_found(run)
+
+
+def _certified(run: _Run, *, gap: float, threads: int, deadline: float) -> Solution:
+    fast = _fast(run, deadline=deadline)
+    if fast.status is Status.INFEASIBLE:
+        return _with_needs(run, fast, threads=threads, deadline=deadline)
+    start = None if fast.architecture is None else run.tables.encode(fast.architecture)
+    outcome = certify(run.tables, run.judge, start=start, gap=gap, deadline=deadline, threads=threads)
+    run.clock.lap("exact model")
+    if outcome.infeasible:
+        answer = run.answer(Status.INFEASIBLE, f"proved: {outcome.stopped}", tightest=fast.tightest)
+        return _with_needs(run, answer, threads=threads, deadline=deadline)
+    if outcome.design is None:
+        return run.answer(Status.FAILED, outcome.stopped, tightest=fast.tightest)
+    return _judged(run, outcome, gap=gap)
+
+
+def _judged(run: _Run, outcome: Certified, *, gap: float) -> Solution:
+    """Return the design with what it is worth: certified only if checked, and within the gap of a bound above it."""
+    assert outcome.design is not None
+    architecture = run.tables.decode(outcome.design)
+    evaluation = check.evaluate_for(run.problem, architecture, run.models)
+    refusals = check.refusals(run.problem, architecture, evaluation)
+    if refusals:
+        return run.answer(Status.FAILED, f"the checker refused the design: {refusals[0]}")
+    answer = replace(
+        run.answer(Status.FEASIBLE, outcome.stopped),
+        architecture=architecture,
+        evaluation=evaluation,
+        bound=outcome.bound,
+    )
+    if outcome.refused:
+        note = f"the checker refused {outcome.refused} points of the solver, which were cut off"
+        answer = replace(answer, notes=(*answer.notes, note))
+    if outcome.bound is None:
+        return answer
+    proved = 0 <= outcome.bound - evaluation.objective <= gap * abs(evaluation.objective)
+    return replace(answer, status=Status.CERTIFIED) if proved else answer
+
+
+def _with_needs(run: _Run, answer: Solution, *, threads: int, deadline: float) -> Solution:
+    """Return an infeasible answer with what each limit would need given the others."""
+    needs = Relaxer(run.tables, threads=threads, deadline=deadline).run()
+    run.clock.lap("smallest values given the others")
+    notes = answer.notes if needs else (*answer.notes, "what each limit would need given the others was not found")
+    return replace(
+        answer,
+        tightest=tuple(need.tightest for need in needs) or answer.tightest,
+        notes=notes,
+        timings_ms=tuple(run.clock.laps),
+    )
 
 
 def _nothing_found(run: _Run) -> Solution:

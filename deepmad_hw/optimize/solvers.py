@@ -1,21 +1,27 @@
-"""Pyomo models in, values and multipliers out: IPOPT from the casadi wheel. Layer 3 (optimize).
+"""Pyomo models in, points out: IPOPT from the casadi wheel, HiGHS from the highspy wheel. Layer 3 (optimize).
 
-A model is written as NL (Pyomo's own writer), read by casadi, solved by its IPOPT, and the point is put back into
-the model. So no executable has to be installed; one on the PATH is used through Pyomo's interface when asked for.
+A smooth model is written as NL (Pyomo's own writer), read by casadi, solved by its IPOPT, and the point is put back
+into the model. So no executable has to be installed; one on the PATH is used through Pyomo's interface when asked for.
+A linear model is compiled to matrices (Pyomo's own compiler) and handed to HiGHS in memory.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import casadi
+import highspy
 import numpy as np
 import pyomo.environ as pyo
+from numpy.typing import NDArray
 from pyomo.repn.plugins.nl_writer import NLWriter
+from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
 from deepmad_hw.errors import MissingExtraError
 
@@ -145,3 +151,128 @@ def nlp_solver(model: Any, *, executable: bool = False) -> NlpSolver:
         executable: whether to use an ``ipopt`` on the PATH in place of casadi's.
     """
     return ExecutableIpopt(model) if executable else CasadiIpopt(model)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MilpOutcome:
+    """How a linear or mixed-integer solve ended; the point itself is in the model.
+
+    Args:
+        stopped: why the solver stopped, in its own words.
+        infeasible: whether it proved that no point exists.
+        optimal: whether it closed the gap it was asked to close.
+        has_point: whether the model's values are a feasible point by the solver's tolerances.
+        bound: the solver's claim on the largest objective any point has, or None.
+    """
+
+    stopped: str
+    infeasible: bool
+    optimal: bool
+    has_point: bool
+    bound: float | None
+
+
+class HighsModel:
+    """HiGHS on a linear Pyomo model that maximises; rows can be added and the objective changed between runs.
+
+    Args:
+        model: linear, with one objective to maximise.
+        threads: of the solver.
+        log: whether it may write to the terminal.
+    """
+
+    def __init__(self, model: Any, *, threads: int = 1, log: bool = False) -> None:
+        highspy.Highs.resetGlobalScheduler(True)
+        form = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=pyo.maximize)
+        self._variables = form.columns
+        self._column = {id(variable): index for index, variable in enumerate(form.columns)}
+        self._highs = highspy.Highs()
+        for option, value in (("output_flag", log), ("threads", threads), ("mip_abs_gap", 1e-9)):
+            self._highs.setOptionValue(option, value)
+        self._highs.passModel(_highs_lp(form))
+
+    def add_row(self, variables: Sequence[Any], factors: Sequence[float], *, low: float, high: float) -> None:
+        """Add ``low <= sum(factors * variables) <= high``.
+
+        Args:
+            variables: of the model.
+            factors: one per variable.
+            low: or ``-inf``.
+            high: or ``inf``.
+        """
+        self._highs.addRow(low, high, len(variables), self._columns(variables), np.asarray(factors, dtype=float))
+
+    def maximise(self, variables: Sequence[Any], factors: Sequence[float]) -> None:
+        """Replace the objective.
+
+        Args:
+            variables: of the model.
+            factors: one per variable.
+        """
+        cost = np.zeros(len(self._variables))
+        np.add.at(cost, self._columns(variables), factors)
+        self._highs.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), cost)
+        self._highs.changeObjectiveOffset(0.0)
+
+    def warm_start(self, values: Sequence[tuple[Any, float]]) -> None:
+        """Give the solver a point to start from; variables left out are completed by it.
+
+        Args:
+            values: (variable, value).
+        """
+        columns = self._columns([variable for variable, _ in values])
+        self._highs.setSolution(len(columns), columns, np.array([value for _, value in values], dtype=float))
+
+    def run(self, *, relaxed: bool, gap: float = 0.0, time_limit_s: float = math.inf) -> MilpOutcome:
+        """Solve; put the best point into the model.
+
+        Args:
+            relaxed: whether integers may be fractions.
+            gap: relative distance of point and bound at which to stop.
+            time_limit_s: after which to stop.
+        """
+        highs = self._highs
+        highs.setOptionValue("solve_relaxation", relaxed)
+        highs.setOptionValue("mip_rel_gap", gap)
+        highs.setOptionValue("time_limit", highs.getRunTime() + time_limit_s)
+        highs.run()
+        status, info = highs.getModelStatus(), highs.getInfo()
+        optimal = status == highspy.HighsModelStatus.kOptimal
+        has_point = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+        if has_point:
+            for variable, value in zip(self._variables, highs.getSolution().col_value, strict=True):
+                variable.set_value(value, skip_validation=True)
+        claim = info.objective_function_value if relaxed else info.mip_dual_bound
+        known = math.isfinite(claim) and (optimal or not relaxed)
+        return MilpOutcome(
+            stopped=highs.modelStatusToString(status),
+            infeasible=status == highspy.HighsModelStatus.kInfeasible,
+            optimal=optimal,
+            has_point=has_point,
+            bound=claim if known else None,
+        )
+
+    def _columns(self, variables: Sequence[Any]) -> NDArray[np.int32]:
+        return np.array([self._column[id(variable)] for variable in variables], dtype=np.int32)
+
+
+def _highs_lp(form: Any) -> Any:
+    """Return Pyomo's compiled matrices as HiGHS takes them."""
+    rows = form.A.tocsr()
+    kinds = np.array([row.bound_type for row in form.rows])  # -1: >=, 0: ==, 1: <=
+    problem = highspy.HighsLp()
+    problem.num_row_, problem.num_col_ = rows.shape
+    problem.row_lower_ = np.where(kinds <= 0, form.rhs, -highspy.kHighsInf)
+    problem.row_upper_ = np.where(kinds >= 0, form.rhs, highspy.kHighsInf)
+    bounds = [variable.bounds for variable in form.columns]
+    problem.col_lower_ = np.array([-highspy.kHighsInf if low is None else low for low, _ in bounds], dtype=float)
+    problem.col_upper_ = np.array([highspy.kHighsInf if high is None else high for _, high in bounds], dtype=float)
+    problem.col_cost_ = np.asarray(form.c.todense(), dtype=float).ravel()
+    problem.offset_ = float(form.c_offset[0])
+    problem.sense_ = highspy.ObjSense.kMaximize
+    problem.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    problem.a_matrix_.start_, problem.a_matrix_.index_ = rows.indptr, rows.indices
+    problem.a_matrix_.value_ = rows.data
+    kind = highspy.HighsVarType
+    problem.integrality_ = [kind.kContinuous if v.is_continuous() else kind.kInteger for v in form.columns]
+    return problem

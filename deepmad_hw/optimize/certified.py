@@ -1,0 +1,249 @@
+"""Designs with a proof: the exact model solved by HiGHS, every point judged by the checker. Layer 3 (optimize).
+
+The bound is HiGHS's claim about the model; designs are believed only after `deepmad_hw.check` has recomputed them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from pyomo.core.expr import LinearExpression
+
+from deepmad_hw import entropy
+from deepmad_hw.optimize.coefficients import Coefficients
+from deepmad_hw.optimize.milp import Milp, Sum, build, largest_log_fan_in
+from deepmad_hw.optimize.solvers import HighsModel
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MAX_TANGENT_ROUNDS = 25  # at the relaxation
+MAX_SOLVES = 60  # of the whole model: new tangents or refused designs
+PENALTY_TOLERANCE = 5e-4  # relative objective within which the modelled penalty must be the true one
+GAP_SHARE = 0.95  # of the tolerance that the solver is asked for; the rest is the penalty's and the rounding's
+BOUND_SAFETY = 1e-6  # relative, on bounds that come from relaxations
+
+Judge = Callable[[Ints], float | None]  # objective of a design if the checker takes it, else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Certified:
+    """What the exact solver ended with.
+
+    Args:
+        design: best design that the checker takes, or None.
+        objective: its checked objective.
+        bound: claimed upper bound on every design's objective, or None.
+        infeasible: whether no design keeps all limits.
+        stopped: why it stopped.
+        refused: how many points of the solver the checker refused.
+        solves: runs of the whole model.
+    """
+
+    design: Ints | None
+    objective: float
+    bound: float | None
+    infeasible: bool
+    stopped: str
+    refused: int
+    solves: int
+
+
+@dataclass(kw_only=True)
+class _State:
+    """What is known so far."""
+
+    design: Ints | None
+    objective: float
+    bound: float = math.inf
+    stopped: str = "time limit"
+    infeasible: bool = False
+    refused: int = 0
+    solves: int = 0
+    tangents: set[tuple[float, ...]] = field(default_factory=set)
+
+    @property
+    def gap(self) -> float:
+        """Return the relative distance of bound and best design."""
+        return (self.bound - self.objective) / abs(self.objective) if self.design is not None else math.inf
+
+    def result(self) -> Certified:
+        """Return it as a record; a bound that a checked design exceeds by more than rounding is no bound."""
+        if self.design is not None and self.bound < self.objective:
+            rounding = self.objective - self.bound <= BOUND_SAFETY * abs(self.objective)
+            self.bound = self.objective if rounding else math.inf
+            self.stopped = self.stopped if rounding else "the solver's bound lies below a checked design"
+        return Certified(
+            design=self.design,
+            objective=self.objective,
+            bound=self.bound if math.isfinite(self.bound) else None,
+            infeasible=self.infeasible,
+            stopped=self.stopped,
+            refused=self.refused,
+            solves=self.solves,
+        )
+
+
+def certify(
+    tables: Coefficients,
+    judge: Judge,
+    *,
+    start: Ints | None,
+    gap: float,
+    deadline: float,
+    threads: int = 1,
+) -> Certified:
+    """Return the best design within a relative gap of a proved bound, or what was reached by the deadline.
+
+    Args:
+        tables: the problem's tables.
+        judge: says what a design is worth, from plain numbers.
+        start: a design that the judge takes, or None.
+        gap: (bound - objective) / objective to reach.
+        deadline: `time.monotonic` at which to stop.
+        threads: of the solver.
+    """
+    state = _State(design=None, objective=-math.inf)
+    if start is not None:
+        _consider(state, start, judge)
+    largest = tightened(tables, threads=threads, deadline=deadline)
+    if largest is None:
+        state.infeasible, state.stopped = True, "the relaxation has no point"
+        return state.result()
+    milp = build(tables, largest=largest)
+    solver = HighsModel(milp.model, threads=threads)
+    _approach_penalty(milp, solver, state, deadline)
+    if state.design is not None:
+        _add_tangents_around(milp, solver, _penalised(milp, state.design), state)
+    while state.solves < MAX_SOLVES and time.monotonic() < deadline and not state.infeasible:
+        refused = state.refused
+        if state.design is not None:
+            solver.warm_start(milp.values_of(state.design))
+        if not _solve_once(milp, solver, state, judge, gap=gap, deadline=deadline) or state.gap <= gap:
+            break
+        if state.refused > refused:
+            solver = HighsModel(milp.model, threads=threads)
+    return state.result()
+
+
+def _consider(state: _State, design: Ints, judge: Judge) -> bool:
+    objective = judge(design)
+    if objective is None:
+        return False
+    if objective > state.objective:
+        state.design, state.objective = design, objective
+    return True
+
+
+def tightened(tables: Coefficients, *, threads: int, deadline: float) -> list[Floats] | None:
+    """Return valid bounds on the sum of log w, by the relaxation's own word, or None if that has no point.
+
+    Args:
+        tables: the problem's tables.
+        threads: of the solver.
+        deadline: `time.monotonic` at which to stop.
+    """
+    largest = largest_log_fan_in(tables)
+    milp = build(tables, largest=largest)
+    solver = HighsModel(milp.model, threads=threads)
+    for index, stage in enumerate(milp.stages, start=1):
+        total = Sum().add(stage.log_fan_in, 1.0)
+        solver.maximise(total.variables, total.factors)
+        outcome = solver.run(relaxed=True, time_limit_s=max(0.0, deadline - time.monotonic()))
+        if outcome.infeasible:
+            return None
+        if outcome.optimal and outcome.bound is not None:
+            largest[index] = np.minimum(largest[index], outcome.bound * (1 + BOUND_SAFETY))
+    return largest
+
+
+def _solve_once(milp: Milp, solver: HighsModel, state: _State, judge: Judge, *, gap: float, deadline: float) -> bool:
+    """Run the whole model once; return whether another run can bring more."""
+    state.solves += 1
+    outcome = solver.run(relaxed=False, gap=GAP_SHARE * gap, time_limit_s=max(0.0, deadline - time.monotonic()))
+    state.stopped = outcome.stopped
+    if outcome.infeasible:
+        _note_infeasible(state)
+        return False
+    if outcome.bound is not None:
+        state.bound = min(state.bound, outcome.bound)
+    design = milp.design() if outcome.has_point else None
+    if design is None:
+        return False
+    if not _consider(state, design, judge):
+        state.refused += 1
+        milp.exclude(design)
+        return True
+    return outcome.optimal and _add_tangents_around(milp, solver, _penalised(milp, design), state)
+
+
+def _note_infeasible(state: _State) -> None:
+    """Take the solver's word that nothing (else) exists: with a design in hand, that design is the best one."""
+    if state.design is None:
+        state.infeasible = True
+    else:
+        state.bound = state.objective
+
+
+# --- penalty --------------------------------------------------------------------------------------------------------
+
+
+def _penalised(milp: Milp, design: Ints) -> Floats:
+    depths = entropy.penalised_depths(milp.tables.problem.space.family, design[3::3].tolist())
+    return np.array(depths, dtype=float)
+
+
+def _approach_penalty(milp: Milp, solver: HighsModel, state: _State, deadline: float) -> None:
+    """Add tangents of the penalty where the relaxation would like to be, until it is nearly right there."""
+    for _ in range(MAX_TANGENT_ROUNDS):
+        outcome = solver.run(relaxed=True, time_limit_s=max(0.0, deadline - time.monotonic()))
+        if outcome.infeasible:
+            _note_infeasible(state)
+            return
+        if not outcome.optimal or not outcome.has_point or outcome.bound is None:
+            return
+        depths = np.array([depth.value for depth in milp.penalised])
+        error = _penalty(milp, depths) - milp.penalty.value
+        if error <= PENALTY_TOLERANCE * abs(outcome.bound) or not _add_tangent(milp, solver, depths, state):
+            return
+
+
+def _penalty(milp: Milp, depths: Floats) -> float:
+    """Return Q at real depths of the stages that count."""
+    if len(depths) < 2:
+        return float(entropy.PENALTY_WEIGHT)
+    spread = depths.var() if milp.tables.problem.penalty == "variance" else depths.std()
+    return entropy.PENALTY_WEIGHT * math.exp(min(float(spread), 100.0))
+
+
+def _add_tangents_around(milp: Milp, solver: HighsModel, depths: Floats, state: _State) -> bool:
+    """Make the penalty exact at whole depths and their neighbours; return whether it was not so at the depths."""
+    new = _add_tangent(milp, solver, depths, state)
+    for steps in product((-1, 0, 1), repeat=len(depths)):
+        _add_tangent(milp, solver, depths + np.array(steps), state)
+    return new
+
+
+def _add_tangent(milp: Milp, solver: HighsModel, depths: Floats, state: _State) -> bool:
+    """Bound the penalty from below by its tangent at some depths; return whether that is new.
+
+    Q is convex, so every tangent lies below it: ``Q >= Q(L0) + grad Q(L0) . (L - L0)``.
+    """
+    key = tuple(depths.round(9))
+    if len(depths) < 2 or depths.std() < BOUND_SAFETY or key in state.tangents:
+        return False
+    state.tangents.add(key)
+    value = _penalty(milp, depths)
+    slope = 2.0 if milp.tables.problem.penalty == "variance" else 1 / depths.std()
+    gradient = value * slope * (depths - depths.mean()) / len(depths)
+    low, factors = float(value - gradient @ depths), [1.0, *(-gradient).tolist()]
+    variables = [milp.penalty, *milp.penalised]
+    milp.model.rows.add((low, LinearExpression(linear_coefs=factors, linear_vars=variables), None))
+    solver.add_row(variables, factors, low=low, high=math.inf)
+    return True

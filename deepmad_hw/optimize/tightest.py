@@ -1,0 +1,162 @@
+"""What an infeasible problem would need: the smallest value of each limit given the others, proved. Layer 3 (optimize).
+
+The same exact model as for the certified design, with one limit's quantity in place of the objective. rho is no sum:
+it is lowered in steps, each one the proof or refutation that some design is better (Dinkelbach's method).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyomo.environ as pyo
+from numpy.typing import NDArray
+
+from deepmad_hw import check
+from deepmad_hw.optimize.coefficients import Coefficients
+from deepmad_hw.optimize.milp import ALL_BUDGETS, Milp, Sum, add_memory, add_rho, build, largest_log_fan_in, quantity
+from deepmad_hw.optimize.solvers import HighsModel
+from deepmad_hw.solution import Tightest
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+PROOF_GAP = 1e-5  # relative, of a smallest value
+RHO_STEPS = 40
+RHO_START = 100.0  # far above any rho that is asked for
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Needed:
+    """The smallest value of one limit given the others.
+
+    Args:
+        tightest: the value, as solutions carry it.
+        design: choices that reach it.
+    """
+
+    tightest: Tightest
+    design: Ints
+
+
+class Relaxer:
+    """Finds what each limit of an infeasible problem would have to be.
+
+    Args:
+        tables: the problem's tables.
+        threads: of the solver.
+        deadline: `time.monotonic` after which no new model is started.
+    """
+
+    def __init__(self, tables: Coefficients, *, threads: int, deadline: float) -> None:
+        self._tables = tables
+        self._threads = threads
+        self._deadline = deadline
+        self._largest = largest_log_fan_in(tables)
+
+    def run(self) -> tuple[Needed, ...]:
+        """Return a value for each limit that can help alone; if none can, the smallest common factor on all budgets."""
+        limits = self._tables.problem.limits
+        names = list(self._tables.limits)
+        names += ["memory"] if limits.memory_bytes is not None else []
+        found = [needed for name in names if (needed := self._budget(name)) is not None]
+        found += [needed for needed in [self._rho()] if needed is not None] if limits.rho is not None else []
+        if not found and names:
+            found += [needed for needed in [self._common_factor()] if needed is not None]
+        return tuple(found)
+
+    def _late(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    def _minimise(self, milp: Milp, total: Sum) -> tuple[Ints, bool] | None:
+        """Return the design of the smallest sum and whether it is proved, or None without a point."""
+        solver = HighsModel(milp.model, threads=self._threads)
+        solver.maximise(total.variables, [-factor for factor in total.factors])
+        left_s = max(0.0, self._deadline - time.monotonic())
+        outcome = solver.run(relaxed=False, gap=PROOF_GAP, time_limit_s=left_s)
+        return (milp.design(), outcome.optimal) if outcome.has_point else None
+
+    def _budget(self, name: str) -> Needed | None:
+        if self._late():
+            return None
+        milp = build(self._tables, largest=self._largest, leave_out=name)
+        total = self._peak(milp) if name == "memory" else quantity(milp, name)
+        answer = self._minimise(milp, total)
+        if answer is None:
+            return None
+        design, proved = answer
+        return Needed(tightest=self._value(name, design, proved), design=design)
+
+    def _peak(self, milp: Milp) -> Sum:
+        milp.model.peak = pyo.Var(bounds=(0, None))
+        add_memory(milp, Sum(variables=[milp.model.peak], factors=[-1.0]))
+        return Sum(variables=[milp.model.peak], factors=[1.0])
+
+    def _value(self, name: str, design: Ints, proved: bool) -> Tightest:
+        evaluation = check.evaluate(self._tables.decode(design))
+        plain = {
+            "macs": (evaluation.macs, "MACs"),
+            "params": (evaluation.params, "params"),
+            "memory": (evaluation.memory_bytes, "bytes"),
+            "rho": (evaluation.max_rho, "1"),
+        }
+        value, unit = plain.get(name) or (self._upper_ms(name, design), "ms")
+        return Tightest(limit=name, value=float(value), unit=unit, proved=proved)
+
+    def _upper_ms(self, name: str, design: Ints) -> float:
+        """Return a latency's upper value, which is what a budget limits."""
+        budgets = {f"latency:{limit.table}": limit.budget_ms for limit in self._tables.problem.limits.latency}
+        predicted_ms = self._tables.quantities[name].of(self._tables, design)
+        return predicted_ms * budgets[name] / self._tables.limits[name]
+
+    def _rho(self) -> Needed | None:
+        """Lower rho as long as a design with slack at every scale exists; each step ends at that design's rho."""
+        limit, best = RHO_START, None
+        for _ in range(RHO_STEPS):
+            answer = None if self._late() else self._most_slack(limit)
+            if answer is None:
+                break
+            rho = check.evaluate(self._tables.decode(answer[0])).max_rho
+            if rho >= limit * (1 - PROOF_GAP):
+                proved = answer[1]
+                design = answer[0] if best is None or rho < limit else best
+                return Needed(tightest=self._value("rho", design, proved), design=design)
+            limit, best = rho, answer[0]
+        return None if best is None else Needed(tightest=self._value("rho", best, False), design=best)
+
+    def _most_slack(self, limit: float) -> tuple[Ints, bool] | None:
+        milp = build(self._tables, largest=self._largest, leave_out="rho")
+        milp.model.slack = pyo.Var()
+        for scale in self._tables.scales:
+            add_rho(milp, scale, limit, slack=milp.model.slack)
+        return self._minimise(milp, Sum(variables=[milp.model.slack], factors=[-1.0]))
+
+    def _common_factor(self) -> Needed | None:
+        """Return the smallest factor on all budgets at once, rho kept."""
+        tables, limits = self._tables, self._tables.problem.limits
+        milp = build(tables, largest=self._largest, leave_out=ALL_BUDGETS)
+        milp.model.factor = pyo.Var(bounds=(0, None))
+        factor: Any = milp.model.factor
+        for name, bound in tables.limits.items():
+            row = Sum(variables=[factor], factors=[-1.0]).extend(quantity(milp, name), 1 / bound)
+            milp.model.rows.add((None, row.expression(), 0))
+        if limits.memory_bytes is not None:
+            add_memory(milp, Sum(variables=[factor], factors=[-float(limits.memory_bytes)]))
+        answer = self._minimise(milp, Sum(variables=[factor], factors=[1.0]))
+        if answer is None:
+            return None
+        design, proved = answer
+        return Needed(
+            tightest=Tightest(limit=ALL_BUDGETS, value=max(self._ratios(design)), unit="times", proved=proved),
+            design=design,
+        )
+
+    def _ratios(self, design: Ints) -> Sequence[float]:
+        tables, limits = self._tables, self._tables.problem.limits
+        found = [tables.quantities[name].of(tables, design) / bound for name, bound in tables.limits.items()]
+        if limits.memory_bytes is not None:
+            found.append(check.evaluate(tables.decode(design)).memory_bytes / limits.memory_bytes)
+        return found
