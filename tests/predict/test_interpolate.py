@@ -1,0 +1,130 @@
+"""Layers between measured rows come out near the truth, layers outside are refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deepmad_hw.layer import LayerSpec
+from deepmad_hw.measurement import LayerMeasurement
+from deepmad_hw.predict.interpolate import MIN_ROWS, REACH, Interpolator, kind_of
+
+
+@pytest.fixture(scope="module")
+def dense(paper):
+    """Return 80 measured 3x3 convolutions between 16 and 512 channels."""
+    return [paper.row(spec) for spec in paper.convolutions(80, seed=0)]
+
+
+@pytest.fixture(scope="module")
+def interpolator(dense):
+    return Interpolator(dense)
+
+
+def errors(interpolator, specs, paper):
+    predicted = interpolator.predict_us(specs)
+    return np.abs(predicted / [paper.us(spec) for spec in specs] - 1)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"kernel": 1}, {"stride": 2}, {"kernel": 5, "depthwise": True}], ids=lambda o: str(o)
+)
+def test_unseen_layers_are_near_the_truth(paper, options):
+    known = Interpolator([paper.row(spec) for spec in paper.convolutions(80, seed=0, **options)])
+    unseen = [spec for spec in paper.convolutions(120, seed=1, **options) if known.covers([spec]).all()]
+    found = errors(known, unseen, paper)
+    assert len(unseen) > 90
+    assert np.median(found) < 0.03
+    assert np.max(found) < 0.2
+
+
+def test_noise_of_rows_is_smoothed_and_not_followed(paper):
+    random = np.random.default_rng(0)
+    specs = paper.convolutions(120, seed=2)
+    noisy = [paper.row(spec, noise=0.05, random=random, count=1) for spec in specs]
+    known = Interpolator(noisy)
+    assert np.median(errors(known, specs, paper)) < np.median(
+        [abs(row.median_us / paper.us(row.spec) - 1) for row in noisy]
+    )
+
+
+def test_a_predicted_time_is_positive_and_finite(interpolator, paper):
+    times = interpolator.predict_us([s for s in paper.convolutions(200, seed=3) if interpolator.covers([s]).all()])
+    assert np.isfinite(times).all()
+    assert (times > 0).all()
+
+
+@pytest.mark.parametrize("field", ["in_channels", "out_channels"])
+def test_more_channels_take_no_less_time(interpolator, field):
+    base = LayerSpec(op="conv", in_channels=64, out_channels=64, height=28, width=28, kernel=3, activation="relu")
+    specs = [replace(base, **{field: channels}) for channels in range(32, 449, 32)]
+    times = interpolator.predict_us(specs)
+    assert (np.diff(times) > 0).all()
+
+
+def test_more_pixels_take_more_time(interpolator):
+    sides = (7, 14, 28, 56)
+    specs = [
+        LayerSpec(op="conv", in_channels=64, out_channels=64, height=s, width=s, kernel=3, activation="relu")
+        for s in sides
+    ]
+    assert (np.diff(interpolator.predict_us(specs)) > 0).all()
+
+
+def test_a_layer_in_range_is_covered_and_one_outside_is_not(interpolator, dense):
+    inside = LayerSpec(op="conv", in_channels=100, out_channels=90, height=20, width=20, kernel=3, activation="relu")
+    widest = max(row.spec.in_channels for row in dense)
+    narrowest = min(row.spec.in_channels for row in dense)
+    reached = replace(inside, in_channels=int(widest * REACH * 0.99))
+    for spec, covered in (
+        (inside, True),
+        (reached, True),
+        (replace(inside, in_channels=int(widest * REACH * 1.05)), False),
+        (replace(inside, in_channels=int(narrowest / REACH * 0.9)), False),
+        (replace(inside, out_channels=1024), False),
+        (replace(inside, height=112, width=112), False),
+        (replace(inside, height=4, width=4), False),
+        (replace(inside, kernel=5), False),
+        (replace(inside, kernel=1), False),
+        (replace(inside, stride=2), False),
+        (replace(inside, activation="silu"), False),
+        (replace(inside, residual=True), False),
+        (replace(inside, in_channels=96, out_channels=96, groups=96), False),
+        (replace(inside, in_channels=96, out_channels=96, groups=12), False),  # 8 wide: between dense and depthwise
+        (LayerSpec(op="avg_pool", in_channels=100, out_channels=100, height=20, width=20), False),
+    ):
+        assert interpolator.covers([spec]).tolist() == [covered], spec
+
+
+def test_coverage_is_told_for_each_of_many(interpolator):
+    inside = LayerSpec(op="conv", in_channels=64, out_channels=64, height=28, width=28, kernel=3, activation="relu")
+    outside = replace(inside, stride=2)
+    assert interpolator.covers([inside, outside, inside]).tolist() == [True, False, True]
+    assert interpolator.covers([]).shape == (0,)
+    assert interpolator.predict_us([]).shape == (0,)
+
+
+def test_too_few_rows_answer_for_nothing(paper):
+    specs = paper.convolutions(MIN_ROWS, seed=4)
+    assert Interpolator([paper.row(spec) for spec in specs]).covers(specs).all()
+    assert not Interpolator([paper.row(spec) for spec in specs[:-1]]).covers(specs).any()
+
+
+def test_failed_rows_answer_for_nothing(paper, dense):
+    failed = [LayerMeasurement(spec=replace(row.spec, stride=2), samples_us=(), status="oom") for row in dense]
+    assert not Interpolator([*dense, *failed]).covers([row.spec for row in failed]).any()
+
+
+def test_kinds_are_not_mixed():
+    spec = LayerSpec(op="conv", in_channels=64, out_channels=64, height=28, width=28, kernel=3, activation="relu")
+    others = [{"kernel": 1}, {"stride": 2}, {"groups": 64}, {"activation": "silu"}, {"residual": True}]
+    assert len({kind_of(spec), *(kind_of(replace(spec, **other)) for other in others)}) == 6
+    assert kind_of(replace(spec, kernel=5, in_channels=32, height=7)) == kind_of(spec)
+
+
+def test_the_same_rows_predict_the_same_to_the_last_digit(dense, interpolator, paper):
+    specs = [spec for spec in paper.convolutions(60, seed=5) if interpolator.covers([spec]).all()]
+    first, second = interpolator.predict_us(specs), Interpolator(dense).predict_us(specs)
+    assert first.tolist() == second.tolist()
+    one_by_one = [float(interpolator.predict_us([spec])[0]) for spec in specs]
+    assert one_by_one == pytest.approx(first.tolist(), rel=1e-9)
