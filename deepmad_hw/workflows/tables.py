@@ -14,11 +14,14 @@ from deepmad_hw.predict.network import TableModel
 from deepmad_hw.serde_table import read_table
 from deepmad_hw.table import LatencyTable
 from profilers import backend as backends
+from profilers import samples
 from profilers.backend import Settings
+from profilers.journal import Unit, device_lock
 from profilers.plan import read_plan
 
 # The canary of an unchanged machine wanders by 5 to 10 % within minutes on shared hosts.
 MAX_CANARY_DRIFT = 0.15
+CANARY_RUNS_OF_CHECK = 200
 # No device multiplies faster, and no memory carries more, than this; a table that implies it has another unit.
 MAX_GMACS_PER_S = 1e5
 MAX_GBYTES_PER_S = 1e4
@@ -189,19 +192,11 @@ def check_table(path: Path, *, folder: Path) -> TableCheck:
         InputFileError: the table is damaged or impossible.
         ForeignTableError: it was taken elsewhere, or the machine's speed has changed.
         MissingExtraError: its runtime is not installed.
+        DeviceLostError: something else is being measured.
     """
     model = load_model(path)
     table = model.table
-    write_plan(
-        folder, [PackedProbe(name="check", graph=replace(canary(), name="check"))], batch=table.environment.batch
-    )
-    plan = replace(read_plan(folder), precision=table.environment.precision)
-    settings = Settings(runtime=table.environment.runtime, threads=table.environment.threads)
-    backend = backends.get(settings.runtime)
-    require_this_machine(table, backend.environment(plan, settings), where=str(path))
-    session = backend.load(plan, plan.canary, settings, profiled=False)
-    times_us = sorted(session.run() for _ in range(200))
-    canary_us = times_us[len(times_us) // 2]
+    canary_us = _canary_now_us(table, folder, where=str(path))
     drift = canary_us / table.canary_us if table.canary_us else None
     if drift is not None and abs(drift - 1) > MAX_CANARY_DRIFT:
         raise ForeignTableError(
@@ -217,3 +212,17 @@ def check_table(path: Path, *, folder: Path) -> TableCheck:
         canary_us=canary_us,
         drift=drift,
     )
+
+
+def _canary_now_us(table: LatencyTable, folder: Path, *, where: str) -> float:
+    """Return what the canary takes on this machine in the table's setting, found as it was for the table."""
+    environment = table.environment
+    write_plan(folder, [PackedProbe(name="check", graph=replace(canary(), name="check"))], batch=environment.batch)
+    plan = replace(read_plan(folder), precision=environment.precision)
+    settings = Settings(runtime=environment.runtime, threads=environment.threads)
+    backend = backends.get(settings.runtime)
+    require_this_machine(table, backend.environment(plan, settings), where=where)
+    with device_lock("cpu"):
+        session = backend.load(plan, plan.canary, settings, profiled=False)
+        times_us = tuple(session.run() for _ in range(CANARY_RUNS_OF_CHECK))
+    return samples.canary_level_us(Unit(probe="check", round=0, canary_us=times_us))
