@@ -1,0 +1,296 @@
+"""A table is refused where physics or its fingerprint can tell that it is wrong."""
+
+import re
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from deepmad_hw import costs
+from deepmad_hw.errors import DeviceLostError, ForeignTableError, InputFileError
+from deepmad_hw.exporters.probes import canary
+from deepmad_hw.layer import LayerSpec
+from deepmad_hw.measurement import Environment, LayerMeasurement
+from deepmad_hw.serde_table import write_table
+from deepmad_hw.table import LatencyTable
+from deepmad_hw.workflows.tables import (
+    MAX_CANARY_DRIFT,
+    check_table,
+    load_model,
+    require_possible,
+    require_this_machine,
+)
+from profilers.journal import device_lock
+from profilers.replay import BACKEND, layer_us
+
+X86 = Environment(
+    device="Some CPU (25/17/1)",
+    machine="x86_64",
+    cores=2,
+    features=("avx", "avx2", "fma"),
+    governor="unknown",
+    runtime="onnxruntime",
+    runtime_version="1.32.0",
+)
+REPLAY = replace(X86, device="replay", machine="none", cores=1, features=(), governor="scripted", runtime="replay")
+REPLAY = replace(REPLAY, runtime_version="1")
+
+
+def specs():
+    """Return layers as networks have them: dense, pointwise, depthwise, squeezed, pools, a classifier."""
+    found = []
+    for channels, side in ((24, 112), (64, 56), (128, 28), (256, 14), (512, 7)):
+        conv = LayerSpec(op="conv", in_channels=channels, out_channels=channels, height=side, width=side)
+        found += [
+            conv,
+            replace(conv, kernel=3),
+            replace(conv, kernel=5, groups=channels),
+            replace(conv, out_channels=2 * channels, stride=2, kernel=3),
+            replace(conv, out_channels=8, height=1, width=1),
+            replace(conv, op="scale"),
+            replace(conv, op="avg_pool", kernel=2, stride=2),
+            replace(conv, op="global_pool"),
+        ]
+    return [*found, LayerSpec(op="linear", in_channels=512, out_channels=1000, height=1, width=1)]
+
+
+# GMAC/s and GB/s by operation, as seen on one x86 core; the canary came to about 0.7 of the dense speed there.
+SPEEDS = {"dense": (1.0, 60.0), "depthwise": (0.15, 40.0), "linear": (0.1, 10.0), "avg_pool": (1.0, 0.8)}
+
+
+def time_us(spec, speed, random):
+    kind = "depthwise" if spec.depthwise else spec.op if spec.op in SPEEDS else "dense"
+    gmacs, gbytes = SPEEDS[kind][0] * speed, SPEEDS[kind][1]
+    values = spec.in_channels * spec.height * spec.width + spec.out_channels * spec.out_height * spec.out_width
+    law = 3.0 + costs.layer_macs(spec) / gmacs / 1e3 + (values + costs.layer_weights(spec)) * 4 / gbytes / 1e3
+    return law * (1 + 0.1 * random.random())
+
+
+def table(speed=50.0, *, seed=0, environment=X86):
+    random = np.random.default_rng(seed)
+    rows = [LayerMeasurement(spec=spec, samples_us=(float(time_us(spec, speed, random)),)) for spec in specs()]
+    canary_us = costs.macs(canary()) / (0.7 * speed * 1e3)
+    return LatencyTable(name="made", environment=environment, rows=tuple(rows), canary_us=canary_us)
+
+
+def scaled(row, factor):
+    return replace(row, samples_us=tuple(value * factor for value in row.samples_us))
+
+
+def all_scaled(found, factor):
+    return replace(found, rows=tuple(scaled(row, factor) for row in found.rows))
+
+
+def one_scaled(found, index, factor):
+    return replace(found, rows=(*found.rows[:index], scaled(found.rows[index], factor), *found.rows[index + 1 :]))
+
+
+def refused(found):
+    try:
+        require_possible(found, where="made.csv")
+    except InputFileError:
+        return True
+    return False
+
+
+TRUE_TABLES = [table(20.0 + 2 * index, seed=index) for index in range(20)]
+
+
+def test_true_tables_are_accepted():
+    assert [refused(found) for found in TRUE_TABLES] == [False] * 20
+    assert [refused(replace(found, canary_us=None)) for found in TRUE_TABLES] == [False] * 20
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e-3, 1e6, 1e-6])
+@pytest.mark.parametrize("canary_too", [True, False, None])
+def test_times_in_another_unit_are_refused(factor, canary_too):
+    def wrong(found):
+        times = {True: found.canary_us * factor, False: found.canary_us, None: None}
+        return replace(all_scaled(found, factor), canary_us=times[canary_too])
+
+    assert [refused(wrong(found)) for found in TRUE_TABLES] == [True] * 20
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e-3])
+def test_half_of_the_rows_in_another_unit_are_refused(factor):
+    for found in TRUE_TABLES:
+        rows = tuple(scaled(row, factor) if index % 2 else row for index, row in enumerate(found.rows))
+        assert refused(replace(found, rows=rows))
+
+
+@pytest.mark.parametrize(("factor", "tiny"), [(1e3, 0), (1e-3, 5)])
+def test_one_row_in_another_unit_is_refused(factor, tiny):
+    """A nanosecond for a squeezed pixel is possible as far as speeds tell, so the five smallest layers are let off."""
+    missed = [
+        found for found in range(len(TRUE_TABLES[0].rows)) if not refused(one_scaled(TRUE_TABLES[15], found, factor))
+    ]
+    assert len(missed) <= tiny
+    assert all(costs.layer_macs(TRUE_TABLES[15].rows[index].spec) < 1e4 for index in missed)
+
+
+def test_a_slow_processor_and_a_fast_card_are_possible():
+    board = replace(X86, machine="armv7l", features=())
+    assert not refused(table(0.3, environment=board))
+    fast = all_scaled(table(500.0, environment=replace(X86, features=(), machine="card")), 1 / 20)
+    assert not refused(replace(fast, canary_us=fast.canary_us / 20))
+
+
+def test_many_threads_may_be_faster():
+    server = replace(X86, threads=32)
+    assert not refused(table(1000.0, environment=server))
+    assert refused(table(1000.0, environment=X86))
+
+
+def test_a_batch_is_counted():
+    found = table(50.0)
+    more = replace(all_scaled(found, 8.0), canary_us=found.canary_us * 8, environment=replace(X86, batch=8))
+    assert not refused(more)
+    assert refused(replace(all_scaled(more, 1e3), environment=more.environment))
+
+
+def test_a_table_of_pools_only_is_possible():
+    found = table()
+    pools = tuple(row for row in found.rows if row.spec.op in ("avg_pool", "global_pool"))
+    assert not refused(replace(found, rows=pools))
+    assert not refused(replace(found, rows=()))
+
+
+def test_failed_rows_have_no_speed():
+    found = table()
+    failed = LayerMeasurement(spec=replace(found.rows[0].spec, kernel=7), samples_us=(), status="oom")
+    assert not refused(replace(found, rows=(*found.rows, failed)))
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (1e3, "its fastest layer reaches 0.0"),
+        (1e-3, "GMAC/s and "),
+    ],
+)
+def test_the_refusal_names_file_and_speed_and_unit(factor, said):
+    with pytest.raises(InputFileError) as caught:
+        require_possible(all_scaled(table(), factor), where="made.csv")
+    assert str(caught.value).startswith("made.csv: ")
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("; times must be in microseconds")
+
+
+def test_one_slow_row_is_named():
+    found = table()
+    with pytest.raises(InputFileError, match=r"height=112.* times slower than the table's best layers"):
+        require_possible(one_scaled(found, 1, 1e3), where="made.csv")
+
+
+def replay_table(**fields):
+    rows = tuple(LayerMeasurement(spec=spec, samples_us=(layer_us(spec, gmacs=20.0),)) for spec in specs())
+    canary_us = sum(layer_us(node.spec, gmacs=20.0) for node in canary())
+    return LatencyTable(**{"name": "r", "environment": REPLAY, "rows": rows, "canary_us": canary_us, **fields})
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e-3, 1e6, 1e-6])
+def test_a_replayed_table_in_another_unit_is_refused(factor):
+    assert not refused(replay_table())
+    assert refused(all_scaled(replay_table(), factor))
+
+
+def test_an_impossible_table_is_not_loaded(tmp_path):
+    write_table(tmp_path / "r.csv", all_scaled(replay_table(), 1e3))
+    with pytest.raises(InputFileError, match=r"r\.csv: .*microseconds"):
+        load_model(tmp_path / "r.csv")
+    write_table(tmp_path / "r.csv", replay_table())
+    assert load_model(tmp_path / "r.csv").name == "r"
+
+
+OTHERS = {
+    "device": "Another CPU",
+    "machine": "aarch64",
+    "cores": 4,
+    "features": ("avx", "fma"),
+    "governor": "powersave",
+    "runtime": "replay",
+    "runtime_version": "1.27.0",
+    "precision": "int8",
+    "batch": 8,
+    "threads": 2,
+}
+
+
+def test_every_field_of_a_fingerprint_is_tried():
+    assert set(OTHERS) == {field.name for field in fields(Environment)}
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_a_table_from_elsewhere_names_the_field_that_differs(name):
+    with pytest.raises(ForeignTableError) as caught:
+        require_this_machine(table(), replace(X86, **{name: OTHERS[name]}), where="made.csv")
+    mine = " ".join(X86.features) if name == "features" else getattr(X86, name)
+    assert str(caught.value).startswith(f"made.csv: the table was not taken here: {name}: {mine} != ")
+    assert ";" not in str(caught.value).split(f"{name}: ")[1].split("; profile this machine")[0]
+
+
+def test_all_fields_that_differ_are_named():
+    with pytest.raises(ForeignTableError) as caught:
+        require_this_machine(table(), replace(X86, **OTHERS), where="made.csv")
+    assert all(f"{name}: " in str(caught.value) for name in OTHERS)
+
+
+def test_a_table_of_this_machine_passes():
+    require_this_machine(table(), replace(X86), where="made.csv")
+
+
+def checked(found, folder):
+    write_table(folder / "r.csv", found)
+    return check_table(folder / "r.csv", folder=folder / "canary")
+
+
+def test_a_check_tells_what_the_table_holds(tmp_path):
+    rows = replay_table().rows
+    noisy = replace(rows[0], status="noisy")
+    failed = LayerMeasurement(spec=replace(rows[0].spec, kernel=7), samples_us=(), status="oom")
+    found = checked(replay_table(rows=(noisy, *rows[1:], failed)), tmp_path)
+    assert (found.rows, found.failed_rows, found.noisy_rows, found.margin) == (len(rows), 1, 1, None)
+    assert found.canary_us == pytest.approx(replay_table().canary_us)
+    assert found.drift == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("slower", [1.5, 1 / 1.5, 1.2])
+def test_a_machine_of_another_speed_is_found(tmp_path, slower):
+    with pytest.raises(ForeignTableError, match=re.escape(f"us then ({1 / slower - 1:+.0%})")):
+        checked(replay_table(canary_us=replay_table().canary_us * slower), tmp_path)
+
+
+@pytest.mark.parametrize("slower", [1.0, 1 + 0.5 * MAX_CANARY_DRIFT, 1 - 0.5 * MAX_CANARY_DRIFT])
+def test_a_machine_of_about_the_same_speed_passes(tmp_path, slower):
+    found = checked(replay_table(canary_us=replay_table().canary_us * slower), tmp_path)
+    assert found.drift == pytest.approx(1 / slower)
+
+
+def test_a_few_disturbed_canary_runs_are_no_drift(tmp_path, monkeypatch):
+    """The canary's level is that of its undisturbed runs, in a check as in a profile."""
+    load = type(BACKEND).load
+
+    def disturbed(self, *arguments, **options):
+        session = load(self, *arguments, **options)
+        runs = iter(range(10_000))
+        calm = session.run
+        monkeypatch.setattr(session, "run", lambda: calm() * (1.6 if next(runs) % 4 else 1.0), raising=False)
+        return session
+
+    monkeypatch.setattr(type(BACKEND), "load", disturbed)
+    assert checked(replay_table(), tmp_path).drift == pytest.approx(1.0)
+
+
+def test_a_table_without_a_canary_has_no_drift(tmp_path):
+    assert checked(replay_table(canary_us=None), tmp_path).drift is None
+
+
+def test_a_foreign_table_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(BACKEND), "load", lambda *arguments, **options: pytest.fail("measured"))
+    with pytest.raises(ForeignTableError, match="not taken here: cores: 7 != 1"):
+        checked(replay_table(environment=replace(REPLAY, cores=7)), tmp_path)
+
+
+def test_a_check_beside_another_measurement_is_refused(tmp_path):
+    with device_lock("cpu"), pytest.raises(DeviceLostError):
+        checked(replay_table(), tmp_path)
