@@ -80,7 +80,7 @@ class ProfileRequest:
         if not self.spaces:
             raise ConfigError("no space to profile for", where="--space")
         for name, value in (("--threads", self.threads), ("--batch", self.batch), ("--minutes", self.minutes)):
-            if value <= 0:
+            if not 0 < value < float("inf"):
                 raise ConfigError(f"expected a number above 0, got {value}", where=name)
 
 
