@@ -163,13 +163,15 @@ def bench(
         One row per network, in their order.
 
     Raises:
-        ConfigError: two networks of one name, or nothing to predict with.
+        ConfigError: no network, two networks of one name, or nothing to predict with.
         InputFileError: a file cannot be used.
         NotCoveredError: prediction only, and the table covers none of the networks.
         ForeignTableError: the table was not taken on this machine.
         TooNoisyError: a network was disturbed whenever it was measured.
     """
     subjects = [item if isinstance(item, Subject) else subject(item) for item in networks]
+    if not subjects:
+        raise ConfigError("no network to bench", hint="name designs, ONNX files or reference networks")
     _require_distinct(subjects)
     model = load_model(table) if table is not None else None
     if predict_only and model is None:
