@@ -1,0 +1,299 @@
+"""Networks measured beside their prediction, on tiny networks and on the real runtime."""
+
+import tempfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deepmad_hw import reference, serde
+from deepmad_hw.architecture import Architecture, Stage, Stem
+from deepmad_hw.errors import (
+    ConfigError,
+    DeviceLostError,
+    ForeignTableError,
+    InputFileError,
+    NotCoveredError,
+    TooNoisyError,
+)
+from deepmad_hw.expand import expand
+from deepmad_hw.exporters.onnx_graph import architecture_metadata, export_model, initial_weights, save
+from deepmad_hw.exporters.probes import write_plan
+from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement
+from deepmad_hw.serde_table import write_table
+from deepmad_hw.table import CalibrationNetwork, LatencyTable
+from deepmad_hw.workflows import bench as workflow
+from deepmad_hw.workflows.bench import ROUNDS, BenchRow, bench, of_graph, subject
+from profilers import backend as backends
+from profilers import samples
+from profilers.backend import Settings
+from profilers.journal import device_lock
+from profilers.plan import read_plan
+from profilers.replay import layer_us
+
+QUICK = {"seconds_per_network": 0.02}
+
+
+@pytest.fixture(autouse=True)
+def calm(monkeypatch):
+    """Bench in few rounds, and call this machine calm, whatever runs beside the tests."""
+    monkeypatch.setattr(workflow, "ROUNDS", 3)
+    monkeypatch.setattr(samples, "MAX_STOLEN", 2.0)
+    monkeypatch.setattr(samples, "MAX_CANARY_SWING", 1e9)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runtime():
+    pytest.importorskip("onnxruntime")
+
+
+def architecture(family="basic", out=16):
+    inner = out if family == "basic" else 3 * out
+    return Architecture(
+        family=family,
+        resolution=(32, 32),
+        stem=Stem(out=8),
+        stages=(Stage(out=out, bottleneck=inner, kernel=3, stride=2, depth=2),),
+        classes=10,
+    )
+
+
+def export(path, found):
+    graph = expand(found)
+    save(export_model(graph, initial_weights(graph), metadata=architecture_metadata(found)), path)
+    return path
+
+
+def foreign(path, *, channels=3):
+    weight = numpy_helper.from_array(np.ones((4, channels, 3, 3), dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "foreign",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 16, 16))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [weight],
+    )
+    save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Return this machine's fingerprint."""
+    folder = tmp_path_factory.mktemp("plan")
+    write_plan(folder, [])
+    return backends.get("onnxruntime").environment(read_plan(folder), Settings())
+
+
+@pytest.fixture
+def table(tmp_path, environment):
+    """Return a function that writes a made-up table of the layers of architectures, calibrated on twelve networks."""
+
+    def write(*architectures, calibrated=True, **fields):
+        specs = dict.fromkeys(node.spec for found in architectures for node in expand(found))
+        rows = tuple(LayerMeasurement(spec=spec, samples_us=(layer_us(spec, gmacs=30.0),)) for spec in specs)
+        total_us = sum(layer_us(node.spec, gmacs=30.0) for node in expand(architectures[0]))
+        networks = [
+            NetworkMeasurement(name=f"n{index}", samples_us=(total_us * (1 + index / 100),)) for index in range(12)
+        ]
+        calibration = [CalibrationNetwork(architecture=architectures[0], measurement=each) for each in networks]
+        path = tmp_path / "made-up.csv"
+        made = LatencyTable(
+            name="made-up",
+            environment=environment,
+            rows=rows,
+            calibration=tuple(calibration if calibrated else ()),
+        )
+        write_table(path, replace(made, **fields))
+        return path
+
+    return write
+
+
+def test_networks_are_measured_beside_their_prediction(tmp_path, table):
+    ours, unknown = architecture(), architecture("mbconv_se")
+    files = [export(tmp_path / "ours.onnx", ours), foreign(tmp_path / "foreign.onnx"), of_graph(expand(unknown))]
+    ticks = []
+    rows = bench(files, table=table(ours), on_tick=ticks.append, **QUICK)
+    assert [row.name for row in rows] == ["ours", "foreign", "network"]
+    for row in rows:
+        assert row.measured_ms > 0
+        assert row.measurement.status == "ok"
+        assert len(row.measurement.samples_us) >= 3 * 2 * 2  # rounds, blocks, runs
+        assert row.measured_ms == row.measurement.median_us / 1e3
+    first, second, third = rows
+    assert first.uncovered == ()
+    assert first.lower_ms < first.predicted_ms < first.upper_ms
+    assert first.error == first.predicted_ms / first.measured_ms - 1
+    assert second.uncovered == ("the file does not say what its layers are",)
+    assert (second.predicted_ms, second.error) == (None, None)
+    assert "stage1.block1.se.reduce" in third.uncovered
+    assert third.predicted_ms is None
+    assert [tick.probe for tick in ticks[:6]] == ["ours", "foreign", "network"] * 2  # interleaved
+
+
+def test_without_a_table_networks_are_only_measured(tmp_path):
+    (row,) = bench([foreign(tmp_path / "foreign.onnx")], **QUICK)
+    assert row.measured_ms > 0
+    assert (row.predicted_ms, row.uncovered, row.drift) == (None, (), None)
+
+
+def test_the_drift_since_the_table_was_made_is_told(tmp_path, table):
+    found = export(tmp_path / "ours.onnx", architecture())
+    rows = tuple(
+        LayerMeasurement(spec=node.spec, samples_us=(layer_us(node.spec, gmacs=30.0),))
+        for node in dict.fromkeys(expand(architecture()))
+        if node.name == "stem"
+    )
+    (row,) = bench([found], table=table(architecture(), rows=rows, calibration=(), canary_us=8000.0), **QUICK)
+    assert 0 < row.drift < 100
+    assert row.predicted_ms is None
+
+
+def test_prediction_only_measures_nothing(tmp_path, table, monkeypatch):
+    monkeypatch.setattr("deepmad_hw.workflows.bench.run.measure", lambda *a, **o: pytest.fail("measured"))
+    found = architecture()
+    path = table(found)
+    rows = bench(
+        [export(tmp_path / "ours.onnx", found), foreign(tmp_path / "foreign.onnx")], table=path, predict_only=True
+    )
+    assert rows[0].measurement is None
+    total_ms = sum(layer_us(node.spec, gmacs=30.0) for node in expand(found)) / 1e3
+    assert rows[0].predicted_ms == pytest.approx(total_ms * 1.055, rel=1e-3)  # the median of what the calibration says
+    assert rows[0].upper_ms / rows[0].predicted_ms - 1 == pytest.approx(0.06, abs=0.02)
+    assert rows[1].predicted_ms is None
+
+
+def test_a_table_without_margin_has_no_interval(tmp_path, table):
+    found = architecture()
+    (row,) = bench([of_graph(expand(found))], table=table(found, calibrated=False), predict_only=True)
+    assert row.predicted_ms > 0
+    assert (row.lower_ms, row.upper_ms) == (None, None)
+
+
+def test_prediction_only_of_nothing_covered_is_an_error(tmp_path, table):
+    path = table(architecture())
+    with pytest.raises(NotCoveredError, match=r"no network is covered; first uncovered: the file does not say"):
+        bench([foreign(tmp_path / "foreign.onnx")], table=path, predict_only=True)
+
+
+def test_prediction_works_with_another_machines_table(table, environment):
+    found = architecture()
+    path = table(found, environment=replace(environment, device="Another CPU"))
+    (row,) = bench([of_graph(expand(found))], table=path, predict_only=True)
+    assert row.predicted_ms > 0
+
+
+@pytest.mark.parametrize(("field", "value"), [("device", "Another CPU"), ("runtime_version", "1.0.0"), ("cores", 999)])
+def test_measuring_beside_another_machines_table_is_refused(table, environment, field, value):
+    found = architecture()
+    path = table(found, environment=replace(environment, **{field: value}))
+    with pytest.raises(ForeignTableError, match=rf"made-up\.csv: the table was not taken here: {field}: {value} != "):
+        bench([of_graph(expand(found))], table=path, **QUICK)
+
+
+def test_the_table_decides_threads_and_batch(table, environment, monkeypatch):
+    asked = []
+
+    def refuse(plan, settings, **options):
+        asked.append((settings.runtime, settings.threads, plan.batch))
+        raise DeviceLostError("not measured here")
+
+    monkeypatch.setattr(workflow.run, "measure", refuse)
+    found = architecture()
+    path = table(found, environment=replace(environment, threads=2, batch=3))
+    for options in ({"table": path, "threads": 1}, {"threads": 4}):
+        with pytest.raises(DeviceLostError):
+            bench([of_graph(expand(found))], **options, **QUICK)
+    assert asked == [("onnxruntime", 2, 3), ("onnxruntime", 4, 1)]
+
+
+def test_networks_of_one_name_are_refused(tmp_path):
+    (tmp_path / "other").mkdir()
+    files = [foreign(tmp_path / "net.onnx"), foreign(tmp_path / "other" / "net.onnx")]
+    with pytest.raises(ConfigError, match="net: two networks of one name; rename one"):
+        bench(files, **QUICK)
+
+
+def test_a_file_called_like_the_canary_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="canary: two networks of one name; rename one"):
+        bench([foreign(tmp_path / "canary.onnx")], **QUICK)
+
+
+def test_nothing_to_bench_is_said(table):
+    with pytest.raises(ConfigError, match="no network to bench"):
+        bench([])
+    with pytest.raises(ConfigError, match="no network to bench"):
+        bench([], table=table(architecture()), predict_only=True)
+
+
+def test_nothing_to_predict_with_is_said(tmp_path):
+    with pytest.raises(ConfigError, match="--table: nothing to predict with"):
+        bench([foreign(tmp_path / "foreign.onnx")], predict_only=True)
+
+
+@pytest.mark.parametrize("name", ["none.onnx", "resnet81"])
+def test_what_does_not_exist_is_said(tmp_path, name):
+    with pytest.raises((ConfigError, InputFileError)) as caught:
+        bench([tmp_path / name if name.endswith("onnx") else name], **QUICK)
+    assert name.removesuffix(".onnx") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_model_are_refused(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"no model")
+    with pytest.raises(InputFileError, match=r"net\.onnx: is no ONNX model"):
+        bench([tmp_path / "net.onnx"], **QUICK)
+
+
+def test_a_model_that_the_runtime_refuses_is_an_input_error(tmp_path, monkeypatch):
+    """Its one file fails in every round; that is the file's fault, not a lost device."""
+    monkeypatch.setattr(workflow, "ROUNDS", ROUNDS)
+    broken = foreign(tmp_path / "broken.onnx", channels=5)
+    with pytest.raises(InputFileError, match="broken: cannot be run: ") as caught:
+        bench([broken], **QUICK)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputFileError, match="broken: cannot be run: "):
+        bench([foreign(tmp_path / "fine.onnx"), broken], **QUICK)
+
+
+def test_a_network_that_was_never_calm_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)
+    with pytest.raises(TooNoisyError, match="foreign: was disturbed every time it was measured; stop other work"):
+        bench([foreign(tmp_path / "foreign.onnx")], **QUICK)
+
+
+def test_a_bench_beside_another_measurement_is_refused(tmp_path):
+    with device_lock("cpu"), pytest.raises(DeviceLostError, match="another process is measuring"):
+        bench([foreign(tmp_path / "foreign.onnx")], **QUICK)
+
+
+def test_a_subject_is_known_by_file_folder_or_name(tmp_path):
+    found = architecture()
+    file = subject(export(tmp_path / "ours.onnx", found))
+    assert (file.name, file.file, file.input_shape) == ("ours", tmp_path / "ours.onnx", (3, 32, 32))
+    assert [node.spec for node in file.graph] == [node.spec for node in expand(found)]
+
+    serde.write_architecture(tmp_path / "shape.json", found)
+    numbers = subject(tmp_path / "shape.json")
+    assert (numbers.name, numbers.file, numbers.input_shape) == ("shape", None, (3, 32, 32))
+
+    named = subject("resnet18")
+    assert (named.name, named.file, named.graph) == ("resnet18", None, reference.get("resnet18"))
+    assert subject(foreign(tmp_path / "foreign.onnx")).graph is None
+
+
+def test_a_row_without_measurement_has_no_error():
+    assert BenchRow(name="x", predicted_ms=3.0).error is None
+    assert BenchRow(name="x", predicted_ms=3.0).measured_ms is None
+    measured = NetworkMeasurement(name="x", samples_us=(2000.0, 2500.0, 4000.0))
+    assert BenchRow(name="x", predicted_ms=3.0, measurement=measured).error == pytest.approx(0.2)
+    assert BenchRow(name="x", measurement=measured).error is None
+
+
+def test_files_of_a_bench_are_not_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    bench([foreign(tmp_path / "foreign.onnx")], **QUICK)
+    assert [path.suffix for path in (tmp_path / "temporary").iterdir()] == [".lock"]
