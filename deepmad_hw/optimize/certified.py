@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +22,7 @@ from deepmad_hw.optimize.solvers import HighsModel
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MAX_TANGENT_ROUNDS = 25  # at the relaxation
 MAX_SOLVES = 60  # of the whole model: new tangents or refused designs
-PENALTY_TOLERANCE = 5e-4  # relative objective within which the modelled penalty must be the true one
 GAP_SHARE = 0.95  # of the tolerance that the solver is asked for; the rest is the penalty's and the rounding's
 BOUND_SAFETY = 1e-6  # relative, on bounds that come from relaxations
 
@@ -118,9 +115,6 @@ def certify(
         return state.result()
     milp = build(tables, largest=largest)
     solver = HighsModel(milp.model, threads=threads)
-    _approach_penalty(milp, solver, state, deadline)
-    if state.design is not None:
-        _add_tangents_around(milp, solver, _penalised(milp, state.design), state)
     while state.solves < MAX_SOLVES and time.monotonic() < deadline and not state.infeasible:
         refused = state.refused
         if state.design is not None:
@@ -180,7 +174,7 @@ def _solve_once(milp: Milp, solver: HighsModel, state: _State, judge: Judge, *, 
         state.refused += 1
         milp.exclude(design)
         return True
-    return outcome.optimal and _add_tangents_around(milp, solver, _penalised(milp, design), state)
+    return outcome.optimal and _add_tangent(milp, solver, _penalised(milp, design), state)
 
 
 def _note_infeasible(state: _State) -> None:
@@ -199,35 +193,12 @@ def _penalised(milp: Milp, design: Ints) -> Floats:
     return np.array(depths, dtype=float)
 
 
-def _approach_penalty(milp: Milp, solver: HighsModel, state: _State, deadline: float) -> None:
-    """Add tangents of the penalty where the relaxation would like to be, until it is nearly right there."""
-    for _ in range(MAX_TANGENT_ROUNDS):
-        outcome = solver.run(relaxed=True, time_limit_s=max(0.0, deadline - time.monotonic()))
-        if outcome.infeasible:
-            _note_infeasible(state)
-            return
-        if not outcome.optimal or not outcome.has_point or outcome.bound is None:
-            return
-        depths = np.array([depth.value for depth in milp.penalised])
-        error = _penalty(milp, depths) - milp.penalty.value
-        if error <= PENALTY_TOLERANCE * abs(outcome.bound) or not _add_tangent(milp, solver, depths, state):
-            return
-
-
 def _penalty(milp: Milp, depths: Floats) -> float:
     """Return Q at real depths of the stages that count."""
     if len(depths) < 2:
         return float(entropy.PENALTY_WEIGHT)
     spread = depths.var() if milp.tables.problem.penalty == "variance" else depths.std()
     return entropy.PENALTY_WEIGHT * math.exp(min(float(spread), 100.0))
-
-
-def _add_tangents_around(milp: Milp, solver: HighsModel, depths: Floats, state: _State) -> bool:
-    """Make the penalty exact at whole depths and their neighbours; return whether it was not so at the depths."""
-    new = _add_tangent(milp, solver, depths, state)
-    for steps in product((-1, 0, 1), repeat=len(depths)):
-        _add_tangent(milp, solver, depths + np.array(steps), state)
-    return new
 
 
 def _add_tangent(milp: Milp, solver: HighsModel, depths: Floats, state: _State) -> bool:

@@ -31,6 +31,9 @@ Variables = NDArray[Any]  # Pyomo variables in the shape of a table; None where 
 
 ALL_BUDGETS = "all budgets"  # every limit but rho
 ROW_SCALE = 1000.0  # a limit's row ends at this, so that a solver's absolute tolerance is a billionth of the limit
+TURNS = 6  # of a polyhedral cone: the norm of two numbers comes out at most 0.03 % too small
+SPREAD_STEP = 0.1  # between tangents of exp: Q comes out at most 0.13 % too small
+STEEPEST = 8.0  # standard deviation of depths beyond which no more tangents are laid (Q is 30,000 there)
 
 
 @dataclass(kw_only=True)
@@ -236,6 +239,7 @@ def build(tables: Coefficients, *, largest: Sequence[Floats], leave_out: str | N
     )
     objective = Sum(variables=[model.penalty], factors=[-1.0]).extend(milp.score)
     model.objective = pyo.Objective(expr=objective.expression(), sense=pyo.maximize)
+    _add_penalty(milp)
     _add_limits(milp, leave_out)
     return milp
 
@@ -390,6 +394,55 @@ def _add_entropy(
         total.add(stages[scale.stage - 1].log_fan_in, sizes)
     else:
         total.add(stem, sizes * tables.log_fan_in.stem)
+
+
+def _add_penalty(milp: Milp) -> None:
+    """Bound Q from below as a function of the depths' standard deviation: Q is convex and does not fall with it."""
+    depths, model = milp.penalised, milp.model
+    if len(depths) < 2:
+        return
+    mean = sum(depths) / len(depths)
+    norm = _norm(model, [depth - mean for depth in depths])
+    model.spread = pyo.Var(bounds=(0, None))
+    model.rows.add(model.spread == norm / math.sqrt(len(depths)))
+    most = max(depth.ub for depth in depths) - min(depth.lb for depth in depths)
+    squared = milp.tables.problem.penalty == "variance"
+    steepest = math.sqrt(STEEPEST) if squared else STEEPEST
+    for at in np.arange(0.0, min(most / 2, steepest) + SPREAD_STEP, SPREAD_STEP / (2 if squared else 1)):
+        value = entropy.PENALTY_WEIGHT * math.exp(at**2 if squared else at)
+        slope = value * (2 * at if squared else 1.0)
+        model.rows.add(model.penalty >= value + slope * (model.spread - at))
+
+
+def _norm(model: Any, parts: Sequence[Any]) -> Any:
+    """Return a variable that a least-cost solution makes the Euclidean norm of linear expressions, never above it.
+
+    Pairs are joined in a tree; each pair's cone is cut out by a few rotations (Ben-Tal and Nemirovski, "On polyhedral
+    approximations of the second-order cone", Mathematics of Operations Research 26, 2001).
+    """
+    if not hasattr(model, "cone"):
+        model.cone = pyo.VarList(bounds=(0, None))
+    while len(parts) > 1:
+        joined = [_norm_of_two(model, *pair) for pair in zip(parts[0::2], parts[1::2], strict=False)]
+        parts = joined + list(parts[len(parts) - len(parts) % 2 :])
+    return parts[0]
+
+
+def _norm_of_two(model: Any, one: Any, other: Any) -> Any:
+    along, across = model.cone.add(), model.cone.add()
+    for variable, part in ((along, one), (across, other)):
+        model.rows.add(variable >= part)
+        model.rows.add(variable >= -part)
+    for turn in range(1, TURNS + 1):
+        angle = math.pi / 2 ** (turn + 1)
+        turned = math.cos(angle) * along + math.sin(angle) * across
+        rest = -math.sin(angle) * along + math.cos(angle) * across
+        along, across = model.cone.add(), model.cone.add()
+        model.rows.add(along == turned)
+        model.rows.add(across >= rest)
+        model.rows.add(across >= -rest)
+    model.rows.add(across <= math.tan(math.pi / 2 ** (TURNS + 1)) * along)
+    return along
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
