@@ -244,6 +244,7 @@ def solution_to_json(solution: Solution, *, space: Space | None = None) -> Json:
         "objective": solution.objective,
         "bound": solution.bound,
         "gap": solution.gap,
+        "gap_tolerance": solution.gap_tolerance,
         "method": solution.method,
         "problem": solution.problem,
         "stopped": solution.stopped,
@@ -287,6 +288,7 @@ def solution_from_json(data: object, *, where: str = "design") -> Solution:
         architecture=None if architecture is None else record(Architecture, architecture, at.key("architecture")),
         evaluation=_evaluation_from_json(fields, at),
         bound=typed(float | None, fields["bound"], at.key("bound")),
+        gap_tolerance=typed(float | None, fields["gap_tolerance"], at.key("gap_tolerance")),
         continuous=continuous,
         prices=typed(tuple[Price, ...], fields["prices"], at.key("prices")),
         tightest=typed(tuple[Tightest, ...], fields.get("tightest", []), at.key("tightest")),
@@ -331,7 +333,7 @@ def _continuous_to_json(design: ContinuousDesign | None) -> Json | None:
 
 
 _SOLUTION_KEYS = (
-    *("status", "objective", "bound", "gap", "method", "problem", "stopped", "architecture"),
+    *("status", "objective", "bound", "gap", "gap_tolerance", "method", "problem", "stopped", "architecture"),
     *("entropy", "rho", "macs", "params", "memory_bytes", "latency"),
     *("prices", "tightest", "grid", "continuous", "notes", "versions", "seed", "timings"),
 )

@@ -175,6 +175,7 @@ class Solution:
         architecture: the design, if there is one.
         evaluation: everything recomputed for it.
         bound: proved upper bound on the objective, or None.
+        gap_tolerance: gap at which a design was asked to count as certified, or None.
         continuous: the continuous design, if it was solved.
         prices: what each limit costs.
         tightest: smallest reachable values, when infeasible.
@@ -191,6 +192,7 @@ class Solution:
     architecture: Architecture | None = None
     evaluation: Evaluation | None = None
     bound: float | None = None
+    gap_tolerance: float | None = None
     continuous: ContinuousDesign | None = None
     prices: tuple[Price, ...] = ()
     tightest: tuple[Tightest, ...] = ()

@@ -9,16 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deepmad_hw import serde
+from deepmad_hw.certificate import certificate
 from deepmad_hw.errors import ConfigError, InputFileError, StorageError
+from deepmad_hw.jsonfile import write_json
 from deepmad_hw.latency import LatencyModel, predict_ms, upper_ms
 from deepmad_hw.problem import LatencyLimit, Problem
 from deepmad_hw.serde import ProblemFile, TableReference
-from deepmad_hw.solution import Solution
+from deepmad_hw.solution import Solution, Status
 from deepmad_hw.workflows.config import LatencyRequest, Run
 from deepmad_hw.workflows.networks import DESIGN_FILE, load_network
 
 METHODS = ("certified", "fast", "continuous")
 PROBLEM_FILE = "problem.json"
+CERTIFICATE_FILE = "certificate.json"
 
 Loader = Callable[[Path], LatencyModel]
 
@@ -82,7 +85,7 @@ def design(
     solution: Solution = solve(
         problem, given, method=method, gap=gap, time_limit_s=time_limit_s, threads=threads, seed=seed
     )
-    return solution
+    return replace(solution, gap_tolerance=gap if method == "certified" else None)
 
 
 def with_tables(run: Run, *, load: Loader | None = None) -> Question:
@@ -162,8 +165,13 @@ def save_design(
     except OSError as error:
         raise StorageError(f"the folder cannot be made: {error.strerror}", where=str(folder)) from error
     references = tuple(_reference(name, path, folder) for name, path in sorted((tables or {}).items()))
-    # The design last: where it stands, the problem it answers stands too.
-    serde.write_problem(folder / PROBLEM_FILE, ProblemFile(problem=problem, tables=references))
+    file = ProblemFile(problem=problem, tables=references)
+    # The design last: where it stands, the problem it answers and its certificate stand too.
+    serde.write_problem(folder / PROBLEM_FILE, file)
+    if solution.status is Status.CERTIFIED:
+        write_json(folder / CERTIFICATE_FILE, certificate(solution, file))
+    else:
+        (folder / CERTIFICATE_FILE).unlink(missing_ok=True)
     serde.write_solution(folder / DESIGN_FILE, solution, space=problem.space)
 
 

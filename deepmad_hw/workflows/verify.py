@@ -7,19 +7,20 @@ checked here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepmad_hw import check, serde
+from deepmad_hw.certificate import certificate
 from deepmad_hw.errors import InputFileError
 from deepmad_hw.jsonfile import read_json
 from deepmad_hw.latency import LatencyModel
 from deepmad_hw.problem import Problem
 from deepmad_hw.serde import ProblemFile
 from deepmad_hw.solution import Evaluation, Solution, Status
-from deepmad_hw.workflows.design import PROBLEM_FILE, Loader, load_table, table_sha256
+from deepmad_hw.workflows.design import CERTIFICATE_FILE, PROBLEM_FILE, Loader, load_table, table_sha256
 from deepmad_hw.workflows.networks import DESIGN_FILE
 
 # Sums of floats may differ in the last digits between machines; a table's regressor is refitted on each.
@@ -83,10 +84,32 @@ def verify(
         _Pair("gap", data["gap"], solution.gap, ANALYTIC),
     ]
     kept = [pair for pair in pairs if pair is not None]
-    _refuse(path, [f"{pair.field}: stored {pair.stored}, recomputed {pair.found}" for pair in kept if not pair.agrees])
+    _refuse(path, _disagreements(kept))
     if solution.architecture is not None and solution.evaluation is not None:
         _refuse(path, check.refusals(file.problem, solution.architecture, solution.evaluation))
+    certified = list(_certificate(folder, solution, file))
+    _refuse(folder / CERTIFICATE_FILE, _disagreements(certified))
+    kept += certified
     return Verification(status=solution.status, checked=tuple(pair.field for pair in kept), notes=tuple(notes))
+
+
+def _certificate(folder: Path, solution: Solution, file: ProblemFile) -> Iterator[_Pair]:
+    """Yield every field of a certificate beside the one made anew; what is not certified must have none."""
+    path = folder / CERTIFICATE_FILE
+    if solution.status is not Status.CERTIFIED:
+        yield _Pair("certificate", path.exists(), False)
+        return
+    tolerance, gap = solution.gap_tolerance, solution.gap
+    kept = tolerance is not None and gap is not None and gap <= tolerance
+    yield _Pair("status", "certified", "certified" if kept else f"feasible, gap {gap} above {tolerance}")
+    stored, found = read_json(path), certificate(solution, file)
+    yield _Pair("certificate", sorted(stored), sorted(found))
+    for key, value in found.items():
+        yield _Pair(f"certificate.{key}", stored.get(key), value)
+
+
+def _disagreements(pairs: Sequence[_Pair]) -> list[str]:
+    return [f"{pair.field}: stored {pair.stored}, recomputed {pair.found}" for pair in pairs if not pair.agrees]
 
 
 def _refuse(path: Path, faults: list[str] | tuple[str, ...]) -> None:

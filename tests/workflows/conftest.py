@@ -75,5 +75,6 @@ def solution(architecture, problem):
         architecture=architecture,
         evaluation=evaluation,
         bound=evaluation.objective * 1.004,
+        gap_tolerance=0.005,
         timings_ms=(("solve", 12.0),),
     )

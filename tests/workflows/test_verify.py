@@ -32,6 +32,51 @@ def test_an_untouched_design_passes(folder, load):
 
 
 @pytest.mark.parametrize(
+    "edit",
+    [
+        lambda d: d.update(bound=d["bound"] - 1),
+        lambda d: d.update(objective=d["objective"] + 1),
+        lambda d: d.update(gap_tolerance=0.1),
+        lambda d: d.update(problem_sha256="0" * 64),
+        lambda d: d["tables"][0].update(sha256="0" * 64),
+        lambda d: d["architecture"]["stages"][0].update(depth=2),
+        lambda d: d.update(claim="proved beyond doubt"),
+        lambda d: d.update(sha256="0" * 64),
+        lambda d: d.pop("versions"),
+        lambda d: d.update(more=1),
+    ],
+)
+def test_a_changed_certificate_is_refused(folder, load, edit):
+    change(folder, "certificate.json", edit)
+    with pytest.raises(InputFileError, match="certificate"):
+        verify(folder, load=load)
+
+
+def test_a_certified_design_without_its_certificate_is_refused(folder, load):
+    (folder / "certificate.json").unlink()
+    with pytest.raises(InputFileError, match=r"certificate\.json"):
+        verify(folder, load=load)
+
+
+def test_a_gap_above_what_was_asked_is_not_certified(folder, load):
+    change(folder, "design.json", lambda d: d.update(gap_tolerance=0.001))
+    with pytest.raises(InputFileError, match=r"above 0\.001"):
+        verify(folder, load=load)
+
+
+def test_a_design_that_is_not_certified_keeps_no_certificate_of_an_earlier_one(folder, load, problem, solution, table):
+    save_design(folder, replace(solution, status=Status.FEASIBLE, bound=None), problem, tables={"board": table})
+    assert not (folder / "certificate.json").exists()
+    assert verify(folder, load=load).status is Status.FEASIBLE
+
+
+def test_the_certificate_is_the_same_for_the_same_answer(problem, solution, table, tmp_path):
+    for name in ("a", "b"):
+        save_design(tmp_path / name, replace(solution, timings_ms=(("x", 1.0),)), problem, tables={"board": table})
+    assert (tmp_path / "a/certificate.json").read_bytes() == (tmp_path / "b/certificate.json").read_bytes()
+
+
+@pytest.mark.parametrize(
     ("field", "edit"),
     [
         ("objective", lambda d: d.update(objective=d["objective"] * 1.001)),
