@@ -87,7 +87,10 @@ class Interpolator:
     """
 
     def __init__(self, rows: Sequence[LayerMeasurement]) -> None:
-        measured = [row for row in rows if row.samples_us]
+        with _one_thread():
+            self._fit([row for row in rows if row.samples_us])
+
+    def _fit(self, measured: Sequence[LayerMeasurement]) -> None:
         self._laws = {
             sort: _fitted_law(found) for sort, found in _grouped(measured, lambda spec: (spec.op, spec.depthwise))
         }
@@ -117,8 +120,9 @@ class Interpolator:
         by_kind: dict[Kind, list[int]] = defaultdict(list)
         for index, spec in enumerate(specs):
             by_kind[kind_of(spec)].append(index)
-        for kind, indices in by_kind.items():
-            result[indices] *= self._groups[kind].correction([specs[index] for index in indices])
+        with _one_thread():
+            for kind, indices in by_kind.items():
+                result[indices] *= self._groups[kind].correction([specs[index] for index in indices])
         return result
 
     def _law_us(self, specs: Sequence[LayerSpec]) -> Floats:
@@ -146,6 +150,13 @@ class _Group:
         points = np.array([_features(spec) for spec in specs]) - self._center
         factor: Floats = np.exp(self._process.predict(points))
         return factor
+
+
+def _one_thread() -> Any:
+    """Return a context in which linear algebra runs on one thread: quicker for small matrices, and always the same."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1)
 
 
 def _grouped(rows: Sequence[LayerMeasurement], key: Any) -> list[tuple[Any, list[LayerMeasurement]]]:
