@@ -47,9 +47,8 @@ def design(
     """Solve one problem: the best network of a space within its limits."""
     # What was typed is read before anything heavy is loaded.
     requests = options.latency_requests(latency)
-    over = options.overrides(
-        macs=macs, params=params, memory=memory, rho=rho, grid=grid, resolution=resolution, settings=settings
-    )
+    over = options.overrides(macs=macs, params=params, memory=memory, rho=rho, grid=grid, settings=settings)
+    choices = options.resolutions(resolution)
     gap_share, time_limit_s = (
         units.parse_percent(gap, where="--gap"),
         units.parse_seconds(time_limit, where="--time-limit"),
@@ -59,12 +58,11 @@ def design(
     from deepmad_hw.workflows import config as configs
     from deepmad_hw.workflows import design as designs
 
-    run = configs.load_run(config, overrides=over).with_latency(requests)
-    question = designs.with_tables(run)
-    with output.progress(f"solving {question.problem.name} ({method.value})"):
-        solution = designs.design(
-            question.problem,
-            question.models,
+    runs = [configs.load_run(config, overrides={**over, **choice}).with_latency(requests) for choice in choices]
+    questions = [designs.with_tables(run) for run in runs]
+    with output.progress(f"solving {questions[0].problem.name} ({method.value})"):
+        question, solution = designs.best_design(
+            questions,
             method=method.value,
             gap=gap_share,
             time_limit_s=time_limit_s,

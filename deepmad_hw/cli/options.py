@@ -32,7 +32,8 @@ Gap = Annotated[str, typer.Option(metavar="PERCENT", help="Largest gap to the pr
 TimeLimit = Annotated[str, typer.Option(metavar="TIME", help="Longest time to solve.")]
 Grid = Annotated[str | None, typer.Option(metavar="NAME", help="Widths to choose from: default, reference or fine.")]
 Resolution = Annotated[
-    str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the image, such as 224 or 192x256.")
+    str | None,
+    typer.Option(metavar="SIDE|HxW[,...]", help="Pixels of the image, such as 224 or 192x256; of several, the best."),
 ]
 Set = Annotated[
     list[str],
@@ -62,7 +63,6 @@ def overrides(
     memory: str | None = None,
     rho: float | None = None,
     grid: str | None = None,
-    resolution: str | None = None,
     settings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the values that flags put over a run file, by dotted key.
@@ -73,7 +73,6 @@ def overrides(
         memory: value of ``--memory``.
         rho: value of ``--rho``.
         grid: value of ``--grid``.
-        resolution: value of ``--resolution``.
         settings: values of ``--set``.
 
     Raises:
@@ -85,12 +84,23 @@ def overrides(
         "limits.memory": None if memory is None else f"{units.parse_bytes(memory, where='--memory')}B",
         "limits.rho": rho,
         "grid": grid,
-        "space.resolution": None if resolution is None else _sides(resolution),
     }
     return {
         **{key: value for key, value in given.items() if value is not None},
         **dict(_setting(text) for text in settings),
     }
+
+
+def resolutions(text: str | None) -> list[dict[str, Any]]:
+    """Return what each resolution of ``--resolution`` puts over a run file; one empty entry without the option.
+
+    Args:
+        text: the option's value.
+
+    Raises:
+        ConfigError: one of them is no resolution.
+    """
+    return [{}] if text is None else [{"space.resolution": _sides(each)} for each in text.split(",")]
 
 
 def existing_folder(path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -86,6 +86,53 @@ def design(
         problem, given, method=method, gap=gap, time_limit_s=time_limit_s, threads=threads, seed=seed
     )
     return replace(solution, gap_tolerance=gap if method == "certified" else None)
+
+
+def best_design(
+    questions: Sequence[Question], *, method: str, gap: float, time_limit_s: float, threads: int, seed: int
+) -> tuple[Question, Solution]:
+    """Solve the same question for several spaces and return the best answer, with a note on the others.
+
+    A bound speaks of the answer's own space only.
+
+    Args:
+        questions: at least one; they differ in the space, such as in its resolution.
+        method: as in `design`, like the others.
+        gap: see `design`.
+        time_limit_s: for each question.
+        threads: see `design`.
+        seed: see `design`.
+
+    Raises:
+        ConfigError: as `design`.
+    """
+    answers = []
+    for question in questions:
+        solution = design(
+            question.problem,
+            question.models,
+            method=method,
+            gap=gap,
+            time_limit_s=time_limit_s,
+            threads=threads,
+            seed=seed,
+        )
+        answers.append((question, solution))
+    if len(answers) == 1:
+        return answers[0]
+    question, solution = max(answers, key=lambda answer: _worth(answer[1]))
+    note = f"best of {len(answers)} resolutions: {'; '.join(_told(*answer) for answer in answers)}"
+    return question, replace(solution, notes=(note, *solution.notes))
+
+
+def _worth(solution: Solution) -> tuple[bool, float]:
+    return solution.status is not Status.INFEASIBLE, solution.objective or 0.0
+
+
+def _told(question: Question, solution: Solution) -> str:
+    height, width = question.problem.space.resolution
+    worth = "none" if solution.objective is None else f"{solution.objective:,.1f}"
+    return f"{height}x{width} {solution.status.value} {worth}"
 
 
 def with_tables(run: Run, *, load: Loader | None = None) -> Question:

@@ -292,3 +292,17 @@ def test_only_limits_that_fall_short_are_named_as_needs(designed):
     limits = Limits(macs=1e9, memory_bytes=2**20, latency=(LatencyLimit(table="board", budget_ms=5.0),))
     line = answers.needs(replace(found, tightest=tightest), replace(problem, limits=limits))
     assert line == "latency:board needs at least 6 ms; memory needs at least 2 MiB"
+
+
+def test_of_several_resolutions_the_best_is_kept_and_the_others_are_told(run, config):
+    words = ("design", config, "--method", "fast", "--json")
+    alone = [json.loads(run(*words, "--resolution", side).out) for side in ("64", "96")]
+    best = json.loads(run(*words, "--resolution", "64,96").out)
+    assert best["objective"] == max(each["objective"] for each in alone)
+    assert best["notes"][0].startswith("best of 2 resolutions: 64x64 feasible ")
+
+
+def test_a_resolution_at_which_nothing_is_feasible_does_not_win(run, config):
+    ran = run("design", config, "--method", "fast", "--json", "--macs", "2M", "--resolution", "64,640")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["architecture"]["resolution"] == 64
