@@ -104,6 +104,13 @@ def test_errors_are_told_of_networks_that_did_not_calibrate(paper, some):
     assert model.margin == pytest.approx(0.3, abs=0.02)  # of twelve errors the largest
 
 
+def test_of_two_networks_each_is_predicted_by_the_other(paper, some):
+    rows = [paper.row(spec) for spec in specs_of(*some)]
+    measured = [(some[0], sum_us(some[0], paper)), (some[1], 1.2 * sum_us(some[1], paper))]
+    model = TableModel(paper.table(rows, measured))
+    assert model.calibration_errors == pytest.approx((1 / 1.2 - 1, 0.2))
+
+
 @pytest.mark.parametrize(("count", "known"), [(0, False), (8, False), (9, True), (12, True)])
 def test_a_margin_needs_nine_networks(paper, some, count, known):
     rows = [paper.row(spec) for spec in specs_of(*some)]

@@ -141,9 +141,17 @@ def test_many_threads_may_be_faster():
     assert refused(table(1000.0, environment=X86))
 
 
+@pytest.mark.parametrize("factor", [1e3, 1 / 50])
+def test_where_no_instruction_set_is_known_the_canary_tells(factor):
+    """Its time comes from the same clock as the rows', so it is the device's own probed speed."""
+    found = all_scaled(table(50.0, environment=replace(X86, machine="riscv64", features=())), factor)
+    with pytest.raises(InputFileError, match=r"its fastest layer reaches .* GMAC/s, its canary 35; times must be"):
+        require_possible(found, where="made.csv")
+
+
 def test_a_batch_is_counted():
     found = table(50.0)
-    more = replace(all_scaled(found, 8.0), canary_us=found.canary_us * 8, environment=replace(X86, batch=8))
+    more = replace(all_scaled(found, 64.0), canary_us=found.canary_us * 64, environment=replace(X86, batch=64))
     assert not refused(more)
     assert refused(replace(all_scaled(more, 1e3), environment=more.environment))
 
