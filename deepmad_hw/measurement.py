@@ -124,6 +124,12 @@ class NetworkMeasurement:
         """Return the median in microseconds."""
         return statistics.median(self.samples_us)
 
+    @property
+    def relative_error(self) -> float:
+        """Return half the median's 95 % confidence interval over the median."""
+        low, high = median_interval(self.samples_us)
+        return (high - low) / 2 / self.median_us
+
     def percentile_us(self, percent: float) -> float:
         """Return a percentile in microseconds: the smallest sample with at least `percent` % at or below it.
 

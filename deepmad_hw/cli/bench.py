@@ -76,16 +76,29 @@ def show(rows: list[BenchRow]) -> None:
     """
     columns = ("network", "predicted ms", "interval", "measured ms", "p10", "p90", "p99", "samples", "error")
     output.table(columns, [_cells(row) for row in rows], numbers=range(1, len(columns)))
+    for note in notes(rows):
+        output.answer(note)
+
+
+def notes(rows: list[BenchRow]) -> list[str]:
+    """Return what a reader of a bench should know: what is not predicted, what was disturbed, how the machine drifted.
+
+    Args:
+        rows: of a bench.
+    """
+    found = []
     for row in rows:
         if row.uncovered:
             more = len(row.uncovered) - SHOWN_UNCOVERED
             listed = ", ".join(row.uncovered[:SHOWN_UNCOVERED]) + (f" and {more} more" if more > 0 else "")
-            output.answer(f"note: {row.name} is not predicted, its table lacks: {listed}")
+            found.append(f"note: {row.name} is not predicted, its table lacks: {listed}")
         if row.measurement is not None and row.measurement.status != "ok":
-            output.answer(f"note: {row.name} was measured while something else used the processor")
+            found.append(f"note: {row.name} was measured while something else used the processor")
     drift = rows[0].drift if rows else None
     if drift is not None and abs(drift - 1) > NOTED_DRIFT:
-        output.answer(f"note: the machine runs {drift:.2f} x as slow as when the table was made")
+        slower = "slower" if drift > 1 else "faster"
+        found.append(f"note: the machine runs {abs(drift - 1):.0%} {slower} now than when the table was made")
+    return found
 
 
 def _cells(row: BenchRow) -> tuple[str, ...]:

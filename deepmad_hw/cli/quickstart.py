@@ -11,6 +11,7 @@ from deepmad_hw import units
 from deepmad_hw.cli import bench, options, output
 
 if TYPE_CHECKING:
+    from deepmad_hw.solution import Solution
     from deepmad_hw.workflows.quickstart import Line, Quickstart
 
 
@@ -36,13 +37,24 @@ def _show(result: Quickstart) -> None:
     columns = ("network", "budget ms", "predicted ms", "interval", "measured ms", "objective", "rho", "MACs", "params")
     output.table(columns, [_cells(line, result) for line in result.lines], numbers=range(1, len(columns)))
     output.answer("")
-    output.answer(f"status {result.solution.status.value}: {result.solution.stopped}")
+    output.answer(_worth(result.solution))
+    for note in bench.notes([line.bench for line in result.lines]):
+        output.answer(note)
     output.answer(
         "Objectives are DeepMAD's, of reference networks in this project's own layers. They are no accuracies,"
     )
     output.answer("and compare fairly at equal rho only.")
     output.answer(
         f"In {result.folder}: this-machine.csv (latency table), design/ (verify, export), design.onnx (deploy)"
+    )
+
+
+def _worth(solution: Solution) -> str:
+    if solution.bound is None or solution.gap is None:
+        return f"The design is {solution.status.value}: it keeps every limit, and no bound was proved."
+    return (
+        f"The design is {solution.status.value}: no network of the grid within the limits has an objective above "
+        f"{solution.bound:,.0f}, {units.format_percent(solution.gap)} more."
     )
 
 

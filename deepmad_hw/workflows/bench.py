@@ -20,13 +20,14 @@ from deepmad_hw.workflows.tables import load_model, require_this_machine
 from profilers import backend as backends
 from profilers import run, samples
 from profilers.backend import Settings
-from profilers.plan import read_plan
+from profilers.plan import Plan, read_plan
 from profilers.run import Effort, Tick
 from profilers.timing import Rhythm
 
 SECONDS_PER_NETWORK = 6.0
 ROUNDS = 8
 BLOCKS_PER_ROUND = 2
+MAX_RELATIVE_ERROR = 0.05  # half-width of the median's interval that a disturbed network may have
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +168,7 @@ def bench(
         InputFileError: a file cannot be used.
         NotCoveredError: prediction only, and the table covers none of the networks.
         ForeignTableError: the table was not taken on this machine.
-        TooNoisyError: a network was disturbed whenever it was measured.
+        TooNoisyError: a network was disturbed whenever it was measured, and its median is not sure.
     """
     subjects = [item if isinstance(item, Subject) else subject(item) for item in networks]
     if not subjects:
@@ -187,22 +188,17 @@ def bench(
     )
     batch = environment.batch if environment else 1
     with tempfile.TemporaryDirectory(prefix="deepmad-hw-bench-") as folder:
-        measured, canary_us = _measure(subjects, settings, batch, Path(folder), seconds_per_network, model, on_tick)
+        plan = _packed(subjects, batch, Path(folder))
+        if model is not None:
+            found = backends.get(settings.runtime).environment(plan, settings)
+            require_this_machine(model.table, found, where=str(table))
+        measured, canary_us = _measure(plan, settings, seconds_per_network, on_tick)
     was_us = model.table.canary_us if model is not None else None
     drift = canary_us / was_us if was_us else None
-    return [replace(row, measurement=_calm(measured, row.name), drift=drift) for row in rows]
+    return [replace(row, measurement=_sure(measured, row.name), drift=drift) for row in rows]
 
 
-def _measure(
-    subjects: Sequence[Subject],
-    settings: Settings,
-    batch: int,
-    folder: Path,
-    seconds_per_network: float,
-    model: TableModel | None,
-    on_tick: Callable[[Tick], None],
-) -> tuple[dict[str, NetworkMeasurement], float]:
-    """Return every network's times, and what the canary took meanwhile."""
+def _packed(subjects: Sequence[Subject], batch: int, folder: Path) -> Plan:
     packed = [
         PackedProbe(
             name=item.name,
@@ -213,18 +209,21 @@ def _measure(
         for item in subjects
     ]
     write_plan(folder, packed, batch=batch)
-    plan = read_plan(folder)
-    if model is not None:
-        found = backends.get(settings.runtime).environment(plan, settings)
-        require_this_machine(model.table, found, where=f"{model.name}.csv")
+    return read_plan(folder)
+
+
+def _measure(
+    plan: Plan, settings: Settings, seconds_per_network: float, on_tick: Callable[[Tick], None]
+) -> tuple[dict[str, NetworkMeasurement], float]:
+    """Return every network's times, and what the canary took meanwhile."""
     block_us = seconds_per_network * 1e6 / ROUNDS / BLOCKS_PER_ROUND
     effort = Effort(
-        budget_s=seconds_per_network * len(subjects) * 2,
+        budget_s=seconds_per_network * len(plan.probes) * 2,
         min_rounds=ROUNDS,
         max_rounds=2 * ROUNDS,
         rhythm=Rhythm(blocks=BLOCKS_PER_ROUND, block_us=block_us, max_runs=1000),
     )
-    _, units = run.measure(plan, settings, journal=folder / "bench.journal", effort=effort, on_tick=on_tick)
+    _, units = run.measure(plan, settings, journal=plan.folder / "bench.journal", effort=effort, on_tick=on_tick)
     broken = [unit for unit in units if unit.status != "ok"]
     if broken:
         raise InputFileError(f"cannot be run: {broken[0].message or broken[0].status}", where=broken[0].probe)
@@ -232,11 +231,12 @@ def _measure(
     return {measured.name: measured for measured in samples.networks(units)}, canary_us
 
 
-def _calm(measured: Mapping[str, NetworkMeasurement], name: str) -> NetworkMeasurement:
+def _sure(measured: Mapping[str, NetworkMeasurement], name: str) -> NetworkMeasurement:
+    """Return a measurement whose median is known well enough, calm or not."""
     found = measured[name]
-    if found.status == "noisy":
+    if found.status == "noisy" and found.relative_error > MAX_RELATIVE_ERROR:
         raise TooNoisyError(
-            "was disturbed every time it was measured",
+            f"was disturbed every time it was measured, its median is known to {found.relative_error:.0%} only",
             where=name,
             hint="stop other work on this machine and run the same command again",
         )

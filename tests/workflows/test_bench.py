@@ -260,8 +260,16 @@ def test_a_model_that_the_runtime_refuses_is_an_input_error(tmp_path, monkeypatc
 
 def test_a_network_that_was_never_calm_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)
-    with pytest.raises(TooNoisyError, match="foreign: was disturbed every time it was measured; stop other work"):
+    monkeypatch.setattr(workflow, "MAX_RELATIVE_ERROR", -1.0)
+    with pytest.raises(TooNoisyError, match="foreign: was disturbed every time it was measured, its median"):
         bench([foreign(tmp_path / "foreign.onnx")], **QUICK)
+
+
+def test_a_disturbed_network_with_a_sure_median_is_kept_and_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)
+    monkeypatch.setattr(workflow, "MAX_RELATIVE_ERROR", 1e9)
+    (row,) = bench([foreign(tmp_path / "foreign.onnx")], **QUICK)
+    assert row.measurement.status == "noisy"
 
 
 def test_a_bench_beside_another_measurement_is_refused(tmp_path):
