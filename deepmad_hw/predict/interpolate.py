@@ -30,6 +30,7 @@ MIN_ROWS = 2
 # Variances of the process: of a kind as a whole, of its smooth part, of its trend, of noise (5 % standard deviation).
 _OFFSET, _SMOOTH, _TREND, _NOISE = 0.5, 0.1, 0.05, 0.003
 _LENGTH = 3.0
+_ALPHA = 1e-10  # keeps the matrix positive definite
 # What counts as one step in each feature: e-fold for most, less for kernels and for padding.
 _STEPS = np.array([1.5, 1.0, 1.0, 1.4, 0.5, 1.0, 1.5, 0.05, 0.05, 0.3, 0.3])
 
@@ -138,7 +139,9 @@ class _Group:
         self._low, self._high = ranges.min(axis=0) - np.log(REACH), ranges.max(axis=0) + np.log(REACH)
         points = np.array([_features(row.spec) for row in rows])
         self._center = points.mean(axis=0)
-        self._process: Any = _process()
+        # Half a 95 % interval is about two standard deviations; one sample alone says nothing of its own.
+        unsure = np.array([row.relative_error / 1.96 for row in rows])
+        self._process: Any = _process(unsure**2 + _ALPHA)
         self._process.fit(points - self._center, np.log([row.median_us for row in rows]) - np.log(law_us))
 
     def covers(self, spec: LayerSpec) -> bool:
@@ -176,13 +179,16 @@ def _fitted_law(rows: Sequence[LayerMeasurement]) -> Floats:
     return law
 
 
-def _process() -> Any:
+def _process(variances: Floats) -> Any:
+    """Return the process, not fitted yet; `variances` of the rows' logarithms come on top of its own noise."""
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
     smooth = ConstantKernel(_SMOOTH) * Matern(_LENGTH, nu=2.5)
     trend = ConstantKernel(_TREND) * DotProduct(sigma_0=0, sigma_0_bounds="fixed")
-    return GaussianProcessRegressor(ConstantKernel(_OFFSET) + smooth + trend + WhiteKernel(_NOISE), optimizer=None)
+    return GaussianProcessRegressor(
+        ConstantKernel(_OFFSET) + smooth + trend + WhiteKernel(_NOISE), alpha=variances, optimizer=None
+    )
 
 
 def _range_numbers(spec: LayerSpec) -> tuple[int, int, int, int]:
