@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyomo.core.expr import LinearExpression
 
 from deepmad_hw import entropy
-from deepmad_hw.optimize.coefficients import Coefficients
+from deepmad_hw.optimize.coefficients import Coefficients, restricted
 from deepmad_hw.optimize.milp import Milp, Sum, build, largest_log_fan_in
 from deepmad_hw.optimize.solvers import HighsModel
 
@@ -23,7 +23,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MAX_SOLVES = 60  # of the whole model: new tangents or refused designs
-GAP_SHARE = 0.95  # of the tolerance that the solver is asked for; the rest is the penalty's and the rounding's
+GAP_SHARE = 0.99  # of the tolerance that the solver is asked for; the rest is for the penalty and rounding
+MAX_REDUCTIONS = 4  # rounds of dropping pairs that no good enough design has
+WORTH_A_ROUND = 0.8  # another round follows one that left at most this share of the pairs
 BOUND_SAFETY = 1e-6  # relative, on bounds that come from relaxations
 
 Judge = Callable[[Ints], float | None]  # objective of a design if the checker takes it, else None
@@ -63,6 +65,7 @@ class _State:
     infeasible: bool = False
     refused: int = 0
     solves: int = 0
+    target: float = -math.inf  # what designs outside the reduced tables do not exceed
     tangents: set[tuple[float, ...]] = field(default_factory=set)
 
     @property
@@ -109,11 +112,10 @@ def certify(
     state = _State(design=None, objective=-math.inf)
     if start is not None:
         _consider(state, start, judge)
-    largest = tightened(tables, threads=threads, deadline=deadline)
-    if largest is None:
-        state.infeasible, state.stopped = True, "the relaxation has no point"
+    reduced = _reduced(tables, state, gap=gap, threads=threads, deadline=deadline)
+    if reduced is None:
         return state.result()
-    milp = build(tables, largest=largest)
+    milp = build(reduced[0], largest=reduced[1])
     solver = HighsModel(milp.model, threads=threads)
     while state.solves < MAX_SOLVES and time.monotonic() < deadline and not state.infeasible:
         refused = state.refused
@@ -135,26 +137,78 @@ def _consider(state: _State, design: Ints, judge: Judge) -> bool:
     return True
 
 
-def tightened(tables: Coefficients, *, threads: int, deadline: float) -> list[Floats] | None:
-    """Return valid bounds on the sum of log w, by the relaxation's own word, or None if that has no point.
+def _reduced(
+    tables: Coefficients, state: _State, *, gap: float, threads: int, deadline: float
+) -> tuple[Coefficients, list[Floats]] | None:
+    """Return the tables without pairs that no good enough design has, and bounds on the sum of log w by width.
 
-    Args:
-        tables: the problem's tables.
-        threads: of the solver.
-        deadline: `time.monotonic` at which to stop.
+    Good enough is what would still matter: better than the design in hand by more than the gap. All else is bounded
+    by that target. Returns None where nothing is left to search.
     """
     largest = largest_log_fan_in(tables)
-    milp = build(tables, largest=largest)
-    solver = HighsModel(milp.model, threads=threads)
+    if state.design is not None:
+        state.target = state.objective + GAP_SHARE * gap * abs(state.objective)
+    for turn in range(MAX_REDUCTIONS):
+        milp = build(tables, largest=largest)
+        solver = HighsModel(milp.model, threads=threads)
+        if state.design is not None:
+            low = state.target - BOUND_SAFETY * abs(state.target)
+            solver.add_row(milp.objective.variables, milp.objective.factors, low=low, high=math.inf)
+        if not _tighten(milp, solver, largest, deadline):
+            _note_infeasible(state)
+            return None
+        before = _pairs(tables)
+        tables = _without_poor_pairs(milp, solver, tables, state, deadline)
+        if state.gap <= gap:
+            state.stopped = "the relaxation's bound is close enough"
+            return None
+        if turn and _pairs(tables) > WORTH_A_ROUND * before:
+            break
+    return tables, largest
+
+
+def _pairs(tables: Coefficients) -> int:
+    return sum(int(grid.allows_in_inner.sum() + 2 * grid.allows_out_inner.sum()) for grid in tables.stages)
+
+
+def _tighten(milp: Milp, solver: HighsModel, largest: list[Floats], deadline: float) -> bool:
+    """Lower the bounds on the sum of log w by the relaxation's own word; return False if it has no point."""
     for index, stage in enumerate(milp.stages, start=1):
         total = Sum().add(stage.log_fan_in, 1.0)
         solver.maximise(total.variables, total.factors)
         outcome = solver.run(relaxed=True, time_limit_s=max(0.0, deadline - time.monotonic()))
         if outcome.infeasible:
-            return None
+            return False
         if outcome.optimal and outcome.bound is not None:
             largest[index] = np.minimum(largest[index], outcome.bound * (1 + BOUND_SAFETY))
-    return largest
+    return True
+
+
+def _without_poor_pairs(
+    milp: Milp, solver: HighsModel, tables: Coefficients, state: _State, deadline: float
+) -> Coefficients:
+    """Drop the pairs whose reduced costs bring the relaxation's optimum below the target (reduced-cost fixing)."""
+    solver.maximise(milp.objective.variables, milp.objective.factors)
+    outcome = solver.run(relaxed=True, time_limit_s=max(0.0, deadline - time.monotonic()))
+    if not outcome.optimal or outcome.bound is None or state.design is None:
+        return tables
+    state.bound = min(state.bound, max(outcome.bound, state.target))
+    spare = outcome.bound - state.target + BOUND_SAFETY * abs(outcome.bound)
+    masks = []
+    given = solver.losses(milp.stem)
+    before = state.design[0]
+    for index, stage in enumerate(milp.stages):
+        width, inner = solver.losses(stage.width), solver.losses(stage.inner)
+        kept = (
+            solver.losses(stage.first_in) + given[:, None] + inner[None, :] < spare,
+            solver.losses(stage.skip) + given[:, None] + width[None, :] < spare,
+            solver.losses(stage.first_out) + width[:, None] + inner[None, :] < spare,
+        )
+        out, chosen = state.design[1 + 3 * index], state.design[2 + 3 * index]
+        kept[0][before, chosen] = kept[1][before, out] = kept[2][out, chosen] = True
+        masks.append(kept)
+        given, before = width, out
+    return restricted(tables, masks)
 
 
 def _solve_once(milp: Milp, solver: HighsModel, state: _State, judge: Judge, *, gap: float, deadline: float) -> bool:
@@ -166,7 +220,7 @@ def _solve_once(milp: Milp, solver: HighsModel, state: _State, judge: Judge, *, 
         _note_infeasible(state)
         return False
     if outcome.bound is not None:
-        state.bound = min(state.bound, outcome.bound)
+        state.bound = min(state.bound, max(outcome.bound, state.target))
     design = milp.design() if outcome.has_point else None
     if design is None:
         return False
@@ -180,9 +234,10 @@ def _solve_once(milp: Milp, solver: HighsModel, state: _State, judge: Judge, *, 
 def _note_infeasible(state: _State) -> None:
     """Take the solver's word that nothing (else) exists: with a design in hand, that design is the best one."""
     if state.design is None:
-        state.infeasible = True
+        state.infeasible, state.stopped = True, "no point keeps all limits"
     else:
-        state.bound = state.objective
+        state.bound = max(state.objective, state.target)
+        state.stopped = "nothing better within the gap is left"
 
 
 # --- penalty --------------------------------------------------------------------------------------------------------

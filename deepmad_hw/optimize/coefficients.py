@@ -214,6 +214,29 @@ class Coefficients:
         )
 
 
+def restricted(tables: Coefficients, masks: Sequence[tuple[Bools, Bools, Bools]]) -> Coefficients:
+    """Return the tables with fewer pairs allowed.
+
+    Args:
+        tables: the problem's tables.
+        masks: (in_inner, in_out, out_inner) of every stage; pairs that are not allowed already stay out.
+
+    Raises:
+        InfeasibleError: no design is left.
+    """
+    kept = [
+        (grid.allows_in_inner & in_inner, grid.allows_in_out & in_out, grid.allows_out_inner & out_inner)
+        for grid, (in_inner, in_out, out_inner) in zip(tables.stages, masks, strict=True)
+    ]
+    stem = np.ones(len(tables.stem_widths), dtype=np.bool_)
+    pruned = _prune(tables.problem.space, _Masks(stem=stem, pairs=tuple(kept)))
+    stages = tuple(
+        replace(grid, allows_in_inner=in_inner, allows_in_out=in_out, allows_out_inner=out_inner)
+        for grid, (in_inner, in_out, out_inner) in zip(tables.stages, pruned.pairs, strict=True)
+    )
+    return replace(tables, stages=stages)
+
+
 def _index(values: Ints, value: int) -> int:
     return int(np.flatnonzero(values == value)[0])
 

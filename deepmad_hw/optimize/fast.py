@@ -25,7 +25,7 @@ ROUNDINGS = 2000  # of the continuous point
 STRANGERS = 2000  # random designs, for problems whose continuous point says nothing
 KICKS = 60  # restarts from a shaken best design
 KICK_MOVES = 6
-DETOUR = 0.01  # relative objective below the best from where a restart may go on
+DETOUR = 0.02  # relative objective below the best from where a restart may go on
 EXCHANGE = 2.0  # relative objective given up to come nearer to a limit by a relative 1; doubled until limits hold
 
 
@@ -48,14 +48,18 @@ class Search:
     Args:
         tables: the problem's tables.
         seed: of the roundings and kicks.
+        kicks: restarts from a shaken good design.
         deadline: `time.monotonic` after which no new climb starts, or None.
     """
 
-    def __init__(self, tables: Coefficients, *, seed: int = 0, deadline: float | None = None) -> None:
+    def __init__(
+        self, tables: Coefficients, *, seed: int = 0, kicks: int = KICKS, deadline: float | None = None
+    ) -> None:
         self._tables = tables
         self._evaluator = Evaluator(tables)
         self._random = np.random.default_rng(seed)
         self._deadline = deadline
+        self._kicks = kicks
         self._refused: set[bytes] = set()
         self._exchange = EXCHANGE
         sizes = [len(tables.stem_widths)]
@@ -80,7 +84,7 @@ class Search:
             start: the continuous point, if there is one.
         """
         best = current = self._climb(self._first(start))
-        for _ in range(KICKS):
+        for _ in range(self._kicks):
             if self._deadline is not None and time.monotonic() > self._deadline:
                 break
             if best[0] == -np.inf:

@@ -122,7 +122,7 @@ class Milp:
         stem: [stem] binaries.
         stages: variables of the stages.
         penalty: Q.
-        score: of the design.
+        objective: score minus penalty.
     """
 
     model: Any
@@ -130,7 +130,7 @@ class Milp:
     stem: Variables
     stages: tuple[StageModel, ...]
     penalty: Any
-    score: Sum
+    objective: Sum
 
     @property
     def penalised(self) -> tuple[Any, ...]:
@@ -235,10 +235,9 @@ def build(tables: Coefficients, *, largest: Sequence[Floats], leave_out: str | N
         stem=stem,
         stages=tuple(stages),
         penalty=model.penalty,
-        score=_score(tables, stem, stages),
+        objective=Sum(variables=[model.penalty], factors=[-1.0]).extend(_score(tables, stem, stages)),
     )
-    objective = Sum(variables=[model.penalty], factors=[-1.0]).extend(milp.score)
-    model.objective = pyo.Objective(expr=objective.expression(), sense=pyo.maximize)
+    model.objective = pyo.Objective(expr=milp.objective.expression(), sense=pyo.maximize)
     _add_penalty(milp)
     _add_limits(milp, leave_out)
     return milp

@@ -16,7 +16,7 @@ from deepmad_hw.latency import LatencyModel
 from deepmad_hw.optimize.certified import Certified, certify
 from deepmad_hw.optimize.coefficients import Coefficients, coefficients
 from deepmad_hw.optimize.continuous import ContinuousResult, solve_continuous
-from deepmad_hw.optimize.fast import Search
+from deepmad_hw.optimize.fast import KICKS, Search
 from deepmad_hw.optimize.reach import reachable
 from deepmad_hw.optimize.tightest import Relaxer
 from deepmad_hw.problem import Problem
@@ -25,6 +25,7 @@ from deepmad_hw.solution import Solution, Status, Tightest
 METHODS = ("continuous", "fast", "certified")
 PACKAGES = ("numpy", "scipy", "pyomo", "casadi", "highspy")
 MAX_REFUSALS = 10
+KICKS_BEFORE_PROOF = 4 * KICKS  # a better start saves the exact solver far more than it costs
 
 
 def solve(
@@ -146,8 +147,8 @@ def _local(run: _Run) -> Solution:
     return run.answer(Status.LOCAL, run.continuous.stopped)
 
 
-def _fast(run: _Run, *, deadline: float) -> Solution:
-    search = Search(run.tables, seed=run.seed, deadline=deadline)
+def _fast(run: _Run, *, deadline: float, kicks: int = KICKS) -> Solution:
+    search = Search(run.tables, seed=run.seed, kicks=kicks, deadline=deadline)
     start = run.continuous.design if run.continuous else None
     notes: list[str] = []
     for _ in range(MAX_REFUSALS):
@@ -168,7 +169,7 @@ def _fast(run: _Run, *, deadline: float) -> Solution:
 
 
 def _certified(run: _Run, *, gap: float, threads: int, deadline: float) -> Solution:
-    fast = _fast(run, deadline=deadline)
+    fast = _fast(run, deadline=deadline, kicks=KICKS_BEFORE_PROOF)
     if fast.status is Status.INFEASIBLE:
         return _with_needs(run, fast, threads=threads, deadline=deadline)
     start = None if fast.architecture is None else run.tables.encode(fast.architecture)

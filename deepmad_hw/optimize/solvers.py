@@ -223,6 +223,18 @@ class HighsModel:
         columns = self._columns([variable for variable, _ in values])
         self._highs.setSolution(len(columns), columns, np.array([value for _, value in values], dtype=float))
 
+    def losses(self, variables: NDArray[Any]) -> NDArray[np.float64]:
+        """Return what the last relaxed optimum loses at least, per unit, if a variable leaves its lower bound.
+
+        Args:
+            variables: of the model, any shape; None counts as no loss.
+        """
+        solution = self._highs.getSolution()
+        value, dual = np.array(solution.col_value), np.array(solution.col_dual)
+        loss = np.where(value < 1e-9, np.maximum(-dual, 0.0), 0.0)
+        flat = [0.0 if variable is None else loss[self._column[id(variable)]] for variable in variables.ravel()]
+        return np.array(flat).reshape(variables.shape)
+
     def run(self, *, relaxed: bool, gap: float = 0.0, time_limit_s: float = math.inf) -> MilpOutcome:
         """Solve; put the best point into the model.
 
