@@ -241,9 +241,9 @@ def _start(model: Any, fraction: float) -> None:
     for variable in model.component_data_objects(pyo.Var):
         low, high = variable.bounds
         variable.set_value(low + fraction * (high - low))
-    for i in model.log_width:  # a start that keeps the order of the widths
+    for i in model.log_width:  # a start that keeps the order of the widths as far as the ranges let it
         if i and model.log_width[i].value < model.log_width[i - 1].value:
-            model.log_width[i].set_value(model.log_width[i - 1].value)
+            model.log_width[i].set_value(min(model.log_width[i - 1].value, model.log_width[i].ub))
 
 
 def _objective(model: Any) -> float:

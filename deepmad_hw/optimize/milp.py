@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Variables = NDArray[Any]  # Pyomo variables in the shape of a table; None where a pair cannot be
 
-ALL_BUDGETS = "all budgets"  # every limit but rho
+ALL_LIMITS = "all limits"
 ROW_SCALE = 1000.0  # a limit's row ends at this, so that a solver's absolute tolerance is a billionth of the limit
 TURNS = 6  # of a polyhedral cone: the norm of two numbers comes out at most 0.03 % too small
 SPREAD_STEP = 0.1  # between tangents of exp: Q comes out at most 0.13 % too small
@@ -213,7 +213,7 @@ def build(tables: Coefficients, *, largest: Sequence[Floats], leave_out: str | N
     Args:
         tables: the problem's tables.
         largest: valid upper bounds on the sum of log w by width, for the stem and every stage.
-        leave_out: name of a limit that is not imposed, or `ALL_BUDGETS`.
+        leave_out: name of a limit that is not imposed, or `ALL_LIMITS`.
     """
     model = pyo.ConcreteModel(name=tables.problem.name)
     model.rows = pyo.ConstraintList()
@@ -450,11 +450,11 @@ def _norm_of_two(model: Any, one: Any, other: Any) -> Any:
 def _add_limits(milp: Milp, leave_out: str | None) -> None:
     tables, limits = milp.tables, milp.tables.problem.limits
     for name, bound in tables.limits.items():
-        if leave_out not in (name, ALL_BUDGETS):
+        if leave_out not in (name, ALL_LIMITS):
             _at_most(milp.model, Sum().extend(quantity(milp, name), ROW_SCALE / bound), ROW_SCALE)
-    if limits.memory_bytes is not None and leave_out not in ("memory", ALL_BUDGETS):
+    if limits.memory_bytes is not None and leave_out not in ("memory", ALL_LIMITS):
         add_memory(milp, Sum(constant=-float(limits.memory_bytes)))
-    if limits.rho is not None and leave_out != "rho":
+    if limits.rho is not None and leave_out not in ("rho", ALL_LIMITS):
         for scale in tables.scales:
             add_rho(milp, scale, limits.rho)
 

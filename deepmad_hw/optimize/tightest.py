@@ -6,6 +6,7 @@ it is lowered in steps, each one the proof or refutation that some design is bet
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from deepmad_hw import check
 from deepmad_hw.optimize.coefficients import Coefficients
-from deepmad_hw.optimize.milp import ALL_BUDGETS, Milp, Sum, add_memory, add_rho, build, largest_log_fan_in, quantity
+from deepmad_hw.optimize.milp import ALL_LIMITS, Milp, Sum, add_memory, add_rho, build, largest_log_fan_in, quantity
+from deepmad_hw.optimize.reach import smallest_sum
 from deepmad_hw.optimize.solvers import HighsModel
 from deepmad_hw.solution import Tightest
 
@@ -25,6 +27,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PROOF_GAP = 1e-5  # relative, of a smallest value
+FACTOR_GAP = 1e-4  # relative, of the smallest common factor
 RHO_STEPS = 40
 RHO_START = 100.0  # far above any rho that is asked for
 
@@ -58,15 +61,13 @@ class Relaxer:
         self._largest = largest_log_fan_in(tables)
 
     def run(self) -> tuple[Needed, ...]:
-        """Return a value for each limit that can help alone; if none can, the smallest common factor on all budgets."""
+        """Return a value for each limit that can help alone; if none can, the smallest factor on all."""
         limits = self._tables.problem.limits
         names = list(self._tables.limits)
         names += ["memory"] if limits.memory_bytes is not None else []
         found = [needed for name in names if (needed := self._budget(name)) is not None]
         found += [needed for needed in [self._rho()] if needed is not None] if limits.rho is not None else []
-        if not found and names:
-            found += [needed for needed in [self._common_factor()] if needed is not None]
-        return tuple(found)
+        return tuple(found) or (self._common_factor(),)
 
     def _late(self) -> bool:
         return time.monotonic() > self._deadline
@@ -134,10 +135,31 @@ class Relaxer:
             add_rho(milp, scale, limit, slack=milp.model.slack)
         return self._minimise(milp, Sum(variables=[milp.model.slack], factors=[-1.0]))
 
-    def _common_factor(self) -> Needed | None:
-        """Return the smallest factor on all budgets at once, rho kept."""
+    def _common_factor(self) -> Needed:
+        """Return the smallest factor on all limits at once, by halving an interval that holds it.
+
+        At one factor on rho the model gives the smallest factor on the budgets; the two meet at the answer.
+        """
+        _, design = smallest_sum(self._tables, self._tables.quantities["params"])
+        low, high, proved = 1.0, max(self._ratios(design)), True
+        while high > low * (1 + FACTOR_GAP):
+            middle = math.sqrt(low * high)
+            answer = None if self._late() else self._budgets_at(middle)
+            proved = proved and not self._late()
+            if not proved:
+                break
+            reached = math.inf if answer is None else max(self._ratios(answer[0]))
+            if answer is None or reached > middle * (1 + PROOF_GAP):
+                low = middle
+            else:
+                design, high = answer[0], min(high, reached)
+        value = max(self._ratios(design))
+        return Needed(tightest=Tightest(limit=ALL_LIMITS, value=value, unit="times", proved=proved), design=design)
+
+    def _budgets_at(self, rho_factor: float) -> tuple[Ints, bool] | None:
+        """Return the design of the smallest factor on all budgets, with rho's limit multiplied by a factor."""
         tables, limits = self._tables, self._tables.problem.limits
-        milp = build(tables, largest=self._largest, leave_out=ALL_BUDGETS)
+        milp = build(tables, largest=self._largest, leave_out=ALL_LIMITS)
         milp.model.factor = pyo.Var(bounds=(0, None))
         factor: Any = milp.model.factor
         for name, bound in tables.limits.items():
@@ -145,18 +167,15 @@ class Relaxer:
             milp.model.rows.add((None, row.expression(), 0))
         if limits.memory_bytes is not None:
             add_memory(milp, Sum(variables=[factor], factors=[-float(limits.memory_bytes)]))
-        answer = self._minimise(milp, Sum(variables=[factor], factors=[1.0]))
-        if answer is None:
-            return None
-        design, proved = answer
-        return Needed(
-            tightest=Tightest(limit=ALL_BUDGETS, value=max(self._ratios(design)), unit="times", proved=proved),
-            design=design,
-        )
+        if limits.rho is not None:
+            for scale in tables.scales:
+                add_rho(milp, scale, limits.rho * rho_factor)
+        return self._minimise(milp, Sum(variables=[factor], factors=[1.0]))
 
     def _ratios(self, design: Ints) -> Sequence[float]:
+        """Return a design's values over their limits."""
         tables, limits = self._tables, self._tables.problem.limits
+        evaluation = check.evaluate(tables.decode(design))
         found = [tables.quantities[name].of(tables, design) / bound for name, bound in tables.limits.items()]
-        if limits.memory_bytes is not None:
-            found.append(check.evaluate(tables.decode(design)).memory_bytes / limits.memory_bytes)
-        return found
+        found += [evaluation.memory_bytes / limits.memory_bytes] if limits.memory_bytes is not None else []
+        return found + ([evaluation.max_rho / limits.rho] if limits.rho is not None else [])

@@ -143,6 +143,18 @@ def test_infeasible_limits_come_with_the_smallest_value_given_the_others(family,
         assert _brute_force(below, models, every_design) is None
 
 
+def test_limits_that_no_single_one_can_mend_get_a_common_factor(space_of, table, every_design):
+    problem, models = _small(space_of, table, "basic", "depth one", 45)
+    limits = problem.limits
+    problem = replace(problem, limits=replace(limits, macs=limits.macs / 3, params=limits.params / 4, rho=0.02))
+    solution = solve(problem, models, method="certified", gap=0.0)
+    (tight,) = solution.tightest
+    assert (tight.limit, tight.unit, tight.proved) == ("all limits", "times", True)
+    at_value, below = (_with_limit(problem, tight.limit, tight.value * f) for f in (1 + 1e-9, 0.999))
+    assert _brute_force(at_value, models, every_design) is not None
+    assert _brute_force(below, models, every_design) is None
+
+
 def _made_infeasible(problem, models, every_design):
     for factor in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
         limits = problem.limits
@@ -155,11 +167,16 @@ def _made_infeasible(problem, models, every_design):
 
 def _with_limit(problem, name, value):
     limits = problem.limits
-    if name == "all budgets":
+    if name == "all limits":
         latency = tuple(replace(limit, budget_ms=limit.budget_ms * value) for limit in limits.latency)
         memory = limits.memory_bytes and limits.memory_bytes * value
         changed = replace(
-            limits, macs=limits.macs * value, params=limits.params * value, memory_bytes=memory, latency=latency
+            limits,
+            macs=limits.macs * value,
+            params=limits.params * value,
+            rho=limits.rho * value,
+            memory_bytes=memory,
+            latency=latency,
         )
     elif name.startswith("latency:"):
         changed = replace(limits, latency=(replace(limits.latency[0], budget_ms=value),))
