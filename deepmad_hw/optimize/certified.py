@@ -116,11 +116,11 @@ def certify(
     if reduced is None:
         return state.result()
     milp = build(reduced[0], largest=reduced[1])
+    if state.design is not None:
+        _demand(milp, milp.objective, state.target)
     solver = HighsModel(milp.model, threads=threads)
     while state.solves < MAX_SOLVES and time.monotonic() < deadline and not state.infeasible:
         refused = state.refused
-        if state.design is not None:
-            solver.warm_start(milp.values_of(state.design))
         if not _solve_once(milp, solver, state, judge, gap=gap, deadline=deadline) or state.gap <= gap:
             break
         if state.refused > refused:
@@ -150,10 +150,9 @@ def _reduced(
         state.target = state.objective + GAP_SHARE * gap * abs(state.objective)
     for turn in range(MAX_REDUCTIONS):
         milp = build(tables, largest=largest)
-        solver = HighsModel(milp.model, threads=threads)
         if state.design is not None:
-            low = state.target - BOUND_SAFETY * abs(state.target)
-            solver.add_row(milp.objective.variables, milp.objective.factors, low=low, high=math.inf)
+            _demand(milp, milp.objective, state.target)
+        solver = HighsModel(milp.model, threads=threads)
         if not _tighten(milp, solver, largest, deadline):
             _note_infeasible(state)
             return None
@@ -165,6 +164,11 @@ def _reduced(
         if turn and _pairs(tables) > WORTH_A_ROUND * before:
             break
     return tables, largest
+
+
+def _demand(milp: Milp, total: Sum, least: float) -> None:
+    """Leave only designs of at least some objective: all others are bounded by it already."""
+    milp.model.rows.add((least - BOUND_SAFETY * abs(least), total.expression(), None))
 
 
 def _pairs(tables: Coefficients) -> int:
@@ -214,7 +218,12 @@ def _without_poor_pairs(
 def _solve_once(milp: Milp, solver: HighsModel, state: _State, judge: Judge, *, gap: float, deadline: float) -> bool:
     """Run the whole model once; return whether another run can bring more."""
     state.solves += 1
-    outcome = solver.run(relaxed=False, gap=GAP_SHARE * gap, time_limit_s=max(0.0, deadline - time.monotonic()))
+    outcome = solver.run(
+        relaxed=False,
+        gap=GAP_SHARE * gap,
+        time_limit_s=max(0.0, deadline - time.monotonic()),
+        heuristics=state.design is None,
+    )
     state.stopped = outcome.stopped
     if outcome.infeasible:
         _note_infeasible(state)

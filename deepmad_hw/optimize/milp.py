@@ -145,24 +145,6 @@ class Milp:
             choices += [_chosen(stage.width), _chosen(stage.inner), round(stage.depth.value)]
         return np.array(choices, dtype=np.int64)
 
-    def values_of(self, design: Ints) -> list[tuple[Any, float]]:
-        """Return the values that the integers have in a design, as (variable, value).
-
-        Args:
-            design: choices.
-        """
-        choices = [(self.stem, design[0])]
-        for index, stage in enumerate(self.stages):
-            choices += [(stage.width, design[1 + 3 * index]), (stage.inner, design[2 + 3 * index])]
-        found = [
-            (variable, float(i == chosen))
-            for variables, chosen in choices
-            for i, variable in enumerate(variables)
-            if variable is not None
-        ]
-        depths = [(stage.depth, float(design[3 + 3 * index])) for index, stage in enumerate(self.stages)]
-        return found + depths
-
     def exclude(self, design: Ints) -> None:
         """Cut off one design: some choice differs, or some depth lies below or above.
 

@@ -27,6 +27,7 @@ from deepmad_hw.errors import MissingExtraError
 
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-8
+HEURISTIC_EFFORT = 0.05  # HiGHS's default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,15 +215,6 @@ class HighsModel:
         self._highs.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), cost)
         self._highs.changeObjectiveOffset(0.0)
 
-    def warm_start(self, values: Sequence[tuple[Any, float]]) -> None:
-        """Give the solver a point to start from; variables left out are completed by it.
-
-        Args:
-            values: (variable, value).
-        """
-        columns = self._columns([variable for variable, _ in values])
-        self._highs.setSolution(len(columns), columns, np.array([value for _, value in values], dtype=float))
-
     def losses(self, variables: NDArray[Any]) -> NDArray[np.float64]:
         """Return what the last relaxed optimum loses at least, per unit, if a variable leaves its lower bound.
 
@@ -235,15 +227,19 @@ class HighsModel:
         flat = [0.0 if variable is None else loss[self._column[id(variable)]] for variable in variables.ravel()]
         return np.array(flat).reshape(variables.shape)
 
-    def run(self, *, relaxed: bool, gap: float = 0.0, time_limit_s: float = math.inf) -> MilpOutcome:
+    def run(
+        self, *, relaxed: bool, gap: float = 0.0, time_limit_s: float = math.inf, heuristics: bool = True
+    ) -> MilpOutcome:
         """Solve; put the best point into the model.
 
         Args:
             relaxed: whether integers may be fractions.
             gap: relative distance of point and bound at which to stop.
             time_limit_s: after which to stop.
+            heuristics: whether to look for points besides those that the search meets.
         """
         highs = self._highs
+        highs.setOptionValue("mip_heuristic_effort", HEURISTIC_EFFORT if heuristics else 0.0)
         highs.setOptionValue("solve_relaxation", relaxed)
         highs.setOptionValue("mip_rel_gap", gap)
         highs.setOptionValue("time_limit", highs.getRunTime() + time_limit_s)
