@@ -85,7 +85,8 @@ def _row(graph, model, measured_ms, profiled):
 
 
 def _report(rows, model, seconds, profiling_s, options):
-    errors = np.array([row["error"] for row in rows if row["error"] is not None])
+    # A refused network is an error without end.
+    errors = np.array([np.inf if row["error"] is None else row["error"] for row in rows])
     summary = {
         "command": " ".join(["python", *sys.argv]),
         "device": model.device,

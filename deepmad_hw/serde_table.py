@@ -28,7 +28,7 @@ LARGEST_TABLE_BYTES = 256 * 2**20
 _SPEC_COLUMNS = tuple(field.name for field in fields(LayerSpec))
 _TEXT_COLUMNS = ("op", "activation")
 COLUMNS = (*_SPEC_COLUMNS, "status", "median_us", "relative_error", "samples_us")
-_SIDECAR_KEYS = ("name", "csv_sha256", "environment", "canary_us", "notes", "calibration")
+_SIDECAR_KEYS = ("name", "csv_sha256", "environment", "measured_on", "canary_us", "notes", "calibration")
 
 
 def sidecar_path(path: Path) -> Path:
@@ -61,6 +61,7 @@ def write_table(path: Path, table: LatencyTable) -> None:
         "name": table.name,
         "csv_sha256": hashlib.sha256(data).hexdigest(),
         "environment": plain(table.environment),
+        "measured_on": table.measured_on,
         "canary_us": table.canary_us,
         "notes": list(table.notes),
         "calibration": [
@@ -124,6 +125,7 @@ def read_table(path: Path) -> LatencyTable:
             environment=record(Environment, sidecar["environment"], at.key("environment")),
             rows=rows,
             calibration=tuple(_calibration(item, at.key("calibration").index(i)) for i, item in enumerate(calibration)),
+            measured_on=typed(str | None, sidecar["measured_on"], at.key("measured_on")),
             canary_us=typed(float | None, sidecar["canary_us"], at.key("canary_us")),
             notes=typed(tuple[str, ...], sidecar["notes"], at.key("notes")),
         )

@@ -32,6 +32,7 @@ class LatencyTable:
         environment: the table's fingerprint.
         rows: one per layer, no two of one spec.
         calibration: whole networks, empty for a table without margins.
+        measured_on: date of the last measurement (UTC, ``YYYY-MM-DD``), or None.
         canary_us: what the canary took while the table was made.
         notes: what a reader should know, such as how it was profiled.
     """
@@ -40,6 +41,7 @@ class LatencyTable:
     environment: Environment
     rows: tuple[LayerMeasurement, ...]
     calibration: tuple[CalibrationNetwork, ...] = ()
+    measured_on: str | None = None
     canary_us: float | None = None
     notes: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""`python -m profilers`: measures a packed plan where no more than this package is installed. Layer 3, device side."""
+"""`python -m profilers`: measures a packed plan where the host's packages are not installed. Layer 3, device side."""
 
 from __future__ import annotations
 

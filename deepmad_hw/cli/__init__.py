@@ -34,7 +34,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     errors.DeviceLostError: EXIT_DEVICE_LOST,
     errors.StorageError: EXIT_STORAGE,
 }
-STOPPED = "stopped; the same command takes up what it had saved"
+STOPPED = "stopped; a measurement goes on where it was when the same command is given again"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 

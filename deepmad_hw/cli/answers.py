@@ -33,7 +33,12 @@ def show(solution: Solution, problem: Problem) -> None:
     if solution.evaluation is not None:
         output.answer("")
         output.table(("", "design", "limit"), _costs(solution.evaluation, problem), numbers=(1, 2))
-    sentences = [*_prices(solution.prices), *_tightest(solution, problem), *(f"note: {n}" for n in solution.notes)]
+    sentences = [
+        *_prices(solution.prices),
+        *_stand_ins(solution.continuous),
+        *_tightest(solution, problem),
+        *(f"note: {n}" for n in solution.notes),
+    ]
     if sentences:
         output.answer("")
     for sentence in sentences:
@@ -148,6 +153,14 @@ def _prices(prices: tuple[Price, ...]) -> list[str]:
     ]
     free = [price.limit for price in prices if not price.binding]
     return [*sentences, f"not binding: {', '.join(free)}"] if free else sentences
+
+
+def _stand_ins(design: ContinuousDesign | None) -> list[str]:
+    errors = design.surrogate_error if design is not None else ()
+    return [
+        f"the continuous design sees {table} through a smooth stand-in: median error {median:.1%}, worst {worst:.1%}"
+        for table, median, worst in errors
+    ]
 
 
 def _tightest(solution: Solution, problem: Problem) -> list[str]:

@@ -24,7 +24,9 @@ def bench(
         Path | None, typer.Option(metavar="TABLE.csv", help="Latency table to predict with, and whose runtime to use.")
     ] = None,
     predict_only: Annotated[bool, typer.Option("--predict-only", help="Predict and do not measure.")] = False,
-    threads: options.Threads = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads per operator without a table; with one, the table's.")
+    ] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time per network, about.")] = 6.0,
     json: options.Json = False,
 ) -> None:

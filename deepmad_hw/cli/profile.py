@@ -35,6 +35,8 @@ def profile(
         raise ConfigError(f"no probes of precision {precision!r}", where="--precision", hint="say fp32")
     if out is None and not dry_run and pack is None:
         raise ConfigError("no table to write", where="--out", hint="say --out my-machine.csv")
+    if out is not None and pack is not None:
+        raise ConfigError("a packed plan makes no table here", where="--pack", hint="leave --out away")
     if out is not None and out.suffix != ".csv":
         raise ConfigError(f"{out.name!r} is no CSV file", where="--out", hint=f"say --out {out.with_suffix('.csv')}")
 
@@ -55,7 +57,10 @@ def profile(
         return
     if pack is not None:
         profiles.pack(request, pack)
-        output.message(f"packed in {pack}; on the device: python -m profilers run {pack.name} --out results.jsonl")
+        settings = f"--runtime {runtime} --threads {threads} --minutes {minutes:g}"
+        output.message(
+            f"packed in {pack}; on the device: python -m profilers run {pack.name} {settings} --out results.jsonl"
+        )
         return
     if out is None:
         raise ConfigError("no table to write", where="--out")

@@ -30,6 +30,7 @@ def show(path: TablePath, json: options.Json = False) -> None:
         "schema": 1,
         "name": found.name,
         "environment": asdict(found.environment),
+        "measured_on": found.measured_on,
         "rows": len(found.rows),
         "operations": dict(kinds),
         "statuses": dict(statuses),
@@ -41,6 +42,7 @@ def show(path: TablePath, json: options.Json = False) -> None:
         output.answer_json(data)
         return
     rows = [(key.replace("_", " "), _text(value)) for key, value in asdict(found.environment).items()]
+    rows += [("measured on", found.measured_on or "unknown")]
     rows += [("rows", f"{len(found.rows)}: {_text(kinds)}"), ("statuses", _text(statuses))]
     rows += [("calibration networks", str(len(found.calibration)))]
     rows += [("margin at 90 %", "none" if model.margin is None else f"{model.margin:.1%}")]

@@ -4,7 +4,7 @@ The law says that time is a sum of non-negative shares: of a call, of the multip
 up, of the values read, written, and of the weights. One law is fitted per sort of operation. What is left is
 smooth for layers of one kind, so a Gaussian process interpolates its logarithm. Where rows are few, the
 prediction falls back to the law instead of running off. The kernel is fixed rather than fitted: a table loads at once
-and always predicts the same. `benchmarks/interpolation.py` compares this with other regressors.
+and always predicts the same.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -145,9 +144,6 @@ def _packages() -> Iterator[Package]:
     yield _package("pyomo", "models for both solvers")
     yield _package("onnx", "export: ONNX files")
     yield _package("scikit-learn", "prediction from tables")
-    executable = shutil.which("ipopt")
-    if executable is not None:
-        yield Package(name="ipopt", role="solver: an executable, used when asked for", version=executable)
 
 
 def _package(name: str, role: str, *, extra: str | None = None) -> Package:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import re
 import shutil
@@ -328,6 +329,7 @@ def publish(
         environment=environment,
         rows=tuple(rows),
         calibration=tuple(calibration),
+        measured_on=datetime.datetime.now(datetime.UTC).date().isoformat(),
         canary_us=statistics.median(samples.canary_level_us(unit) for unit in samples.trusted(units)),
         notes=(
             f"profiled for {', '.join(dict.fromkeys(space.family for space in request.spaces))}",
