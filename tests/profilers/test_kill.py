@@ -60,12 +60,12 @@ def results(out):
 
 
 def test_kills_at_random_moments_lose_nothing_that_was_shown(packed, tmp_path):
-    plan = packed(16)
+    plan = packed(150)  # so many that no machine measures them all between two kills
     whole, out = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     code, _ = ended(start(plan, whole))
     assert code == 0
     expected = stored(whole)
-    assert len(expected) == 2 * 17
+    assert len(expected) == 2 * 151
 
     chance = random.Random(7)
     shown, kills = [], 0
