@@ -6,13 +6,13 @@ so each is a short table of numbers that a few shared pieces turn into nodes. Si
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from deepmad_hw.architecture import Architecture, Head, Stage, Stem, require_resolution
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
+from deepmad_hw.registry import require_known
 
 IMAGE_CHANNELS = 3
 TOTAL_STRIDE = 32
@@ -34,10 +34,7 @@ def get(name: str, *, resolution: tuple[int, int] = (224, 224), classes: int = 1
     Raises:
         ConfigError: there is no such network, resolution or number of classes.
     """
-    if name not in _NETWORKS:
-        close = difflib.get_close_matches(name, _NETWORKS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(_NETWORKS)}"
-        raise ConfigError(f"unknown reference network {name!r}", where="reference", hint=hint)
+    require_known(name, _NETWORKS, what="reference network", where="reference")
     require_resolution(resolution, TOTAL_STRIDE)
     if not isinstance(classes, int) or classes < 1:
         raise ConfigError(f"expected a whole number >= 1, got {classes!r}", where="classes")

@@ -5,13 +5,11 @@ A target is one file here with a `Target` and one line in `_TARGETS`.
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepmad_hw.errors import ConfigError
+from deepmad_hw import registry
 from deepmad_hw.exporters.weights import Array
 from deepmad_hw.layer import Graph
 
@@ -53,10 +51,5 @@ def get(name: str) -> Target:
     Raises:
         ConfigError: there is no such target.
     """
-    if name not in _TARGETS:
-        close = difflib.get_close_matches(name, _TARGETS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(_TARGETS)}"
-        raise ConfigError(f"unknown export target {name!r}", where="target", hint=hint)
-    module, attribute = _TARGETS[name].split(":")
-    target: Target = getattr(importlib.import_module(module), attribute)
+    target: Target = registry.load(name, _TARGETS, what="export target", where="target")
     return target

@@ -5,9 +5,7 @@ A new family is one file here and one line in `_FAMILIES`.
 
 from __future__ import annotations
 
-import difflib
-import importlib
-
+from deepmad_hw import registry
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.families.base import Family
 
@@ -33,12 +31,7 @@ def get(name: str) -> Family:
     Raises:
         ConfigError: there is no such family.
     """
-    if name not in _FAMILIES:
-        close = difflib.get_close_matches(name, _FAMILIES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(_FAMILIES)}"
-        raise ConfigError(f"unknown block family {name!r}", where="family", hint=hint)
-    module, attribute = _FAMILIES[name].split(":")
-    family: Family = getattr(importlib.import_module(module), attribute)
+    family: Family = registry.load(name, _FAMILIES, what="block family", where="family")
     return family
 
 
