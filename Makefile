@@ -12,7 +12,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 RUN_READY := $(if $(wildcard $(DEV_STAMP)),$(DEV_STAMP),$(RUN_STAMP))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint wheel check clean
+.PHONY: help quickstart test lint docs wheel check clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,10 @@ lint: $(DEV_STAMP)  ## Check format, style, types and who imports whom.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(DEV_STAMP)  ## Build the documents as a site into site/, without a network.
+	$(BIN)/typer deepmad_hw.cli.app utils docs --name deepmad-hw --title "Command line" --output docs/reference/cli.md
+	$(BIN)/mkdocs build --strict --quiet
+
 wheel: $(DEV_STAMP)  ## Build the wheel into dist/.
 	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist .
@@ -37,7 +41,7 @@ check:  ## Do all that a change must pass: tests, lint, wheel, tests against the
 	.ci/run
 
 clean:  ## Remove the environment and everything built.
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist build site docs/reference/cli.md .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed; name one: PYTHON=python3.12 make ..." if sys.version_info < (3, 11) else 0)'
@@ -48,5 +52,5 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,torch,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,openvino,torch,dev,docs,gpu,rtx]'
 	touch $@

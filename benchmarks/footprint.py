@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from profilers.environment import cpu_name, usable_cores
+import origin
 
 PROBLEMS = (
     "deepmad-r18",
@@ -30,8 +30,8 @@ def main():
     options = _options()
     program = options.program
     found = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{usable_cores()} cores, {cpu_name()}",
+        "command": origin.command(),
+        "machine": origin.machine(),
         "help_s": _help(program),
         "continuous_solve_ms": {name: _continuous_ms(program, name) for name in PROBLEMS},
     }

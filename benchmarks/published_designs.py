@@ -4,6 +4,8 @@ Each problem is one whole `deepmad-hw design` command, so that starting Python a
 the project's folder, alone on the machine:
 
     python benchmarks/published_designs.py --grid reference --grid default --out docs/published-designs.md
+
+With `--table TABLE.csv` every problem is solved again with a latency limit on that table, right after one without.
 """
 
 import argparse
@@ -15,11 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from profilers.environment import cpu_name, usable_cores
+import origin
 
 PROBLEMS = Path("tests/data/problems.json")
 PUBLISHED = Path("tests/data/deepmad_published.json")
 TIME_LIMIT_S = {"reference": 60, "default": 120, "fine": 240}
+GAP = {"reference": "0.5%", "default": "0.5%", "fine": "1%"}
+LATENCY_SHARE = 0.9  # of the latency of the design without a latency limit, so that the limit binds
 
 INTRODUCTION = """\
 # The published networks, designed again
@@ -54,11 +58,16 @@ def main():
     listed = {problem["name"]: problem for problem in json.loads(PROBLEMS.read_text(encoding="utf-8"))["problems"]}
     sections = []
     for grid in options.grid:
-        rows = [_solve(name, grid, options.gap, problem) for name, problem in listed.items() if _asked(name, options)]
+        rows = [_solve(name, grid, problem) for name, problem in listed.items() if _asked(name, options)]
         sections.append(_section(grid, rows))
         print(sections[-1], flush=True)
+        if options.table:
+            sections.append(_latency_section(grid, rows, options.table))
+            print(sections[-1], flush=True)
     if options.out:
-        text = INTRODUCTION.format(command=_command(), machine=_machine(), date=datetime.date.today().isoformat())
+        text = INTRODUCTION.format(
+            command=origin.command(), machine=origin.machine(), date=datetime.date.today().isoformat()
+        )
         options.out.write_text("\n".join([text, *sections]), encoding="utf-8")
 
 
@@ -66,16 +75,18 @@ def _asked(name, options):
     return not options.problem or name in options.problem
 
 
-def _solve(name, grid, gap, listed):
+def _solve(name, grid, listed, *latency):
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(Path(sys.executable).with_name("deepmad-hw"), "design", name, "--grid", grid, "--gap", gap),
-            *("--time-limit", f"{TIME_LIMIT_S[grid]}s", "--out", folder, "--json"),
+            *(Path(sys.executable).with_name("deepmad-hw"), "design", name, "--grid", grid, "--gap", GAP[grid]),
+            *("--time-limit", f"{TIME_LIMIT_S[grid]}s", "--out", folder, "--json", *latency),
         ]
         begin = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.monotonic() - begin
     if not done.stdout.strip():
+        if latency:
+            return None  # the table does not hold this problem's resolution
         sys.exit(f"{name}: {done.stderr.strip()}")
     answer = json.loads(done.stdout)
     return {"name": name, "seconds": seconds, "answer": answer, "listed": listed, "exit": done.returncode}
@@ -105,23 +116,40 @@ def _section(grid, rows):
     return "\n".join([*lines, ""])
 
 
+def _latency_section(grid, rows, table):
+    """Solve each problem once more under a share of its own design's latency; compare the seconds."""
+    lines = [
+        f"### The same with {LATENCY_SHARE:.0%} of the latency, by a measured table (`{table}`)",
+        "",
+        "| problem | budget ms | objective | proved bound | gap | status | s | times the plain one's |",
+        "|---|---:|---:|---:|---:|---|---:|---:|",
+    ]
+    for row in rows:
+        wide = _solve(row["name"], grid, row["listed"], "--latency", f"{table}=1000s")
+        if wide is None:
+            lines.append(f"| {row['name']} | not in the table | | | | | | |")
+            continue
+        budget_ms = LATENCY_SHARE * wide["answer"]["latency"][0]["upper_ms"]
+        plain = _solve(row["name"], grid, row["listed"])
+        limited = _solve(row["name"], grid, row["listed"], "--latency", f"{table}={budget_ms:.3f}ms")
+        answer = limited["answer"]
+        gap = "" if answer["gap"] is None else f"{answer['gap']:.2%}"
+        lines.append(
+            f"| {row['name']} | {budget_ms:.2f} | {_number(answer['objective'])} | {_number(answer['bound'])} | {gap} "
+            f"| {answer['status']} | {limited['seconds']:.1f} | {limited['seconds'] / plain['seconds']:.2f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
 def _number(value):
     return "" if value is None else f"{value:,.1f}"
-
-
-def _command():
-    return " ".join(["python", *sys.argv])
-
-
-def _machine():
-    return f"{usable_cores()} cores, {cpu_name()}"
 
 
 def _options():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grid", action="append", default=[], choices=list(TIME_LIMIT_S))
     parser.add_argument("--problem", action="append", default=[])
-    parser.add_argument("--gap", default="0.5%")
+    parser.add_argument("--table", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.grid = options.grid or ["reference"]

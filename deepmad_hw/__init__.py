@@ -39,6 +39,10 @@ if TYPE_CHECKING:  # the same names again, for type checkers and editors; a test
     from deepmad_hw.workflows.design import design as design
     from deepmad_hw.workflows.export import export as export
     from deepmad_hw.workflows.profile import profile as profile
+    from deepmad_hw.workflows.report.page import report as report
+    from deepmad_hw.workflows.sweep import sweep as sweep
+    from deepmad_hw.workflows.sweep_axes import Ranges as Ranges, make_plan as make_plan
+    from deepmad_hw.workflows.trainable import trainable as trainable
     from deepmad_hw.workflows.verify import verify as verify
 
 __version__ = "0.1.0"
@@ -50,7 +54,11 @@ _PUBLIC = {
     "design": "deepmad_hw.workflows.design:design",
     "evaluate": "deepmad_hw.check:evaluate",
     "export": "deepmad_hw.workflows.export:export",
+    "make_plan": "deepmad_hw.workflows.sweep_axes:make_plan",
     "profile": "deepmad_hw.workflows.profile:profile",
+    "report": "deepmad_hw.workflows.report.page:report",
+    "sweep": "deepmad_hw.workflows.sweep:sweep",
+    "trainable": "deepmad_hw.workflows.trainable:trainable",
     "verify": "deepmad_hw.workflows.verify:verify",
     # records
     "Architecture": "deepmad_hw.architecture:Architecture",
@@ -65,6 +73,7 @@ _PUBLIC = {
     "NetworkMeasurement": "deepmad_hw.measurement:NetworkMeasurement",
     "Node": "deepmad_hw.layer:Node",
     "Problem": "deepmad_hw.problem:Problem",
+    "Ranges": "deepmad_hw.workflows.sweep_axes:Ranges",
     "Solution": "deepmad_hw.solution:Solution",
     "Space": "deepmad_hw.space:Space",
     "Stage": "deepmad_hw.architecture:Stage",

@@ -38,7 +38,15 @@ def certificate(solution: Solution, file: ProblemFile) -> Json:
         "claim": CLAIM,
         "problem": file.problem.name,
         "problem_sha256": digest(problem),
-        "tables": [{"table": table.table, "sha256": table.sha256} for table in file.tables],
+        "tables": [
+            {
+                "table": table.table,
+                "sha256": table.sha256,
+                "confidence": table.confidence,
+                "allow_uncovered": table.allow_uncovered,
+            }
+            for table in file.tables
+        ],
         "grid": design["grid"],
         **{key: design[key] for key in stated},
         "objective": solution.objective,

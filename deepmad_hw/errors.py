@@ -5,6 +5,8 @@ Each child is also the standard-library error a caller would expect, so that ``e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class DeepmadError(Exception):
     """One line a person can act on: what went wrong, where, and what to do about it.
@@ -21,10 +23,18 @@ class DeepmadError(Exception):
         self.hint = hint
         super().__init__(what, where, hint)
 
+    def __reduce__(self) -> tuple[Callable[..., DeepmadError], tuple[object, ...]]:
+        """Return how to make the error again: it may have happened in another process."""
+        return _again, (type(self), self.what, self.where, self.hint)
+
     def __str__(self) -> str:
         """Return ``where: what; hint`` on one line, leaving out what is missing."""
         line = f"{self.where}: {self.what}" if self.where else self.what
         return f"{line}; {self.hint}" if self.hint else line
+
+
+def _again(kind: type[DeepmadError], what: str, where: str | None, hint: str | None) -> DeepmadError:
+    return kind(what, where=where, hint=hint)
 
 
 class ConfigError(DeepmadError, ValueError):

@@ -10,9 +10,10 @@ import difflib
 import functools
 import json
 import math
+import re
 import types
 import typing
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,16 +59,48 @@ def read_json(path: Path) -> Json:
     Raises:
         InputFileError: no such file, too large, no JSON, no object, a key twice, or a number that JSON cannot say.
     """
+    return parse_json(read_text(path), where=str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that shall be JSON.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputFileError: no such file, too large, or no text.
+    """
     where = str(path)
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise InputFileError(f"larger than {LARGEST_FILE_BYTES} bytes", where=where)
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except OSError as error:
         raise InputFileError(f"cannot be read: {error.strerror or error}", where=where) from error
+    return decoded(data, where=where)
+
+
+def decoded(data: bytes, *, where: str) -> str:
+    """Return bytes as text.
+
+    Args:
+        data: of a file.
+        where: the file, for messages.
+
+    Raises:
+        InputFileError: they are no UTF-8.
+    """
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputFileError("is no text", where=where) from error
-    return parse_json(text, where=where)
+        raise InputFileError("is no text", where=f"{where}:{_row_and_column(data[: error.start])}") from error
+
+
+def _row_and_column(before: str | bytes) -> str:
+    """Return row and column, from 1, of what follows a beginning."""
+    end = "\n" if isinstance(before, str) else b"\n"
+    return f"{before.count(end) + 1}:{len(before) - before.rfind(end)}"  # type: ignore[arg-type]
 
 
 def parse_json(text: str, *, where: str) -> Json:
@@ -92,9 +125,11 @@ def parse_json(text: str, *, where: str) -> Json:
         raise InputFileError(f"is no JSON: {error.msg}", where=f"{where}:{error.lineno}:{error.colno}") from error
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InputFileError(reason, where=where) from error
+        culprit = error.culprit if isinstance(error, _RefusedError) else ""
+        found = max(text.rfind(culprit), 0) if culprit else 0
+        raise InputFileError(reason, where=f"{where}:{_row_and_column(text[:found])}") from error
     if not isinstance(data, dict):
-        raise InputFileError(f"expected an object, got {kind_of(data)}", where=where)
+        raise InputFileError(f"expected an object, got {kind_of(data)}", where=f"{where}:1:1")
     return data
 
 
@@ -121,22 +156,77 @@ class Place:
     Args:
         file: the file, or whatever the data came from.
         path: keys and positions down to the value, such as ``stages[1].out``.
+        text: the file's text, for row and column in messages; without it they name the file only.
     """
 
     file: str
     path: str = ""
+    text: str | None = None
 
     def key(self, name: str) -> Place:
         """Return the place of a key of the object here."""
-        return Place(self.file, f"{self.path}.{name}" if self.path else name)
+        return Place(self.file, f"{self.path}.{name}" if self.path else name, self.text)
 
     def index(self, position: int) -> Place:
         """Return the place of an item of the list here."""
-        return Place(self.file, f"{self.path}[{position}]")
+        return Place(self.file, f"{self.path}[{position}]", self.text)
+
+    @property
+    def where(self) -> str:
+        """Return the file, with row and column where its text is known."""
+        if self.text is None:
+            return self.file
+        return f"{self.file}:{_row_and_column(self.text[: offset_of(self.text, self.path)])}"
 
     def error(self, what: str, *, hint: str | None = None) -> InputFileError:
         """Return the error that says what is wrong here."""
-        return InputFileError(f"{self.path}: {what}" if self.path else what, where=self.file, hint=hint)
+        return InputFileError(f"{self.path}: {what}" if self.path else what, where=self.where, hint=hint)
+
+
+def offset_of(text: str, path: str) -> int:
+    """Return where a value begins in a JSON text; for a key that is missing, where its object begins.
+
+    Args:
+        text: of valid JSON.
+        path: keys and positions, such as ``stages[1].out``.
+    """
+    steps = [int(digits) if digits else name for name, digits in _STEP.findall(path)]
+    at = _after_space(text, 0)
+    for step in steps:
+        inner = dict(_items(text, at))
+        if step not in inner:
+            break
+        at = inner[step]
+    return at
+
+
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_SPACE = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _items(text: str, at: int) -> Iterator[tuple[str | int, int]]:
+    """Yield each key or position of the object or list at an offset, with the offset of its value."""
+    closing = {"{": "}", "[": "]"}.get(text[at : at + 1])
+    if closing is None:
+        return
+    position = 0
+    at = _after_space(text, at + 1)
+    while text[at] != closing:
+        step: str | int = position
+        if closing == "}":
+            step, at = _DECODER.raw_decode(text, at)
+            at = _after_space(text, _after_space(text, at) + 1)  # past the colon
+        yield step, at
+        position += 1
+        at = _after_space(text, _DECODER.raw_decode(text, at)[1])
+        if text[at] == ",":
+            at = _after_space(text, at + 1)
 
 
 def versioned(data: object, at: Place, *, schema: int) -> Json:
@@ -279,26 +369,35 @@ def kind_of(item: object) -> str:
     return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
+class _RefusedError(ValueError):
+    """A value that JSON's grammar lets through and this project does not; `culprit` is how it is written."""
+
+    def __init__(self, what: str, culprit: str) -> None:
+        super().__init__(what)
+        self.culprit = culprit
+
+
 def _no_twins(pairs: list[tuple[str, Any]]) -> Json:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+        twin = next(key for key in keys if keys.count(key) > 1)
+        raise _RefusedError(f"key {twin!r} stands twice in one object", f'"{twin}"')
     return found
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise _RefusedError(f"{name} is no number of JSON", name)
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{digits[:20]} is too large a number")
+        raise _RefusedError(f"{digits[:20]} is too large a number", digits)
     return number
 
 
 def _exact_integer(digits: str) -> int:
     if len(digits) > len(str(LARGEST_INTEGER)) + 1 or abs(int(digits)) > LARGEST_INTEGER:
-        raise ValueError(f"the whole number {digits[:20]} is beyond 2^53")
+        raise _RefusedError(f"the whole number {digits[:20]} is beyond 2^53", digits)
     return int(digits)

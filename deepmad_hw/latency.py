@@ -13,6 +13,8 @@ from deepmad_hw.errors import NotCoveredError
 from deepmad_hw.expand import expand
 from deepmad_hw.layer import Graph, LayerSpec
 
+CONFIDENCE = 0.9  # of intervals, unless another is asked for
+
 
 class LatencyModel(Protocol):
     """A table that answers for layers: a network's latency is `overhead_ms` plus the sum over its layers."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.layer import LayerSpec
 
+PRECISIONS = ("fp32", "fp16", "int8")
 STATUSES = ("ok", "noisy", "throttled", "oom", "timeout", "unsupported", "error")
 
 
@@ -26,9 +27,9 @@ class Environment:
         cores: processors that the measuring process may use.
         features: instruction extensions that decide which kernels run, ascending.
         governor: frequency governor, ``unknown`` where the system does not tell.
-        runtime: name of the backend, such as ``onnxruntime_cpu``.
+        runtime: name of the backend, such as ``onnxruntime``.
         runtime_version: its version.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        precision: one of `PRECISIONS`.
         batch: images at once.
         threads: threads that run one operator.
     """
@@ -43,6 +44,20 @@ class Environment:
     precision: str = "fp32"
     batch: int = 1
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse environments in which nothing can run."""
+        for name in ("cores", "batch", "threads"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"expected a whole number >= 1, got {value!r}", where=name)
+        for name in ("device", "machine", "governor", "runtime", "runtime_version"):
+            if not getattr(self, name):
+                raise ConfigError("expected a name, got nothing", where=name, hint="say unknown")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"unknown precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}", where="precision"
+            )
 
     def differences(self, other: Environment) -> tuple[str, ...]:
         """Return the fields in which two environments differ, as ``field: this != that``.

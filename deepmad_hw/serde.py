@@ -16,6 +16,7 @@ from pathlib import Path
 
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.jsonfile import Json, Place, plain, read_json, record, require_keys, typed, versioned, write_json
+from deepmad_hw.latency import CONFIDENCE
 from deepmad_hw.problem import Problem
 from deepmad_hw.solution import (
     ContinuousDesign,
@@ -41,11 +42,15 @@ class TableReference:
         table: the model's name, as limits call it.
         path: of the table, relative to the folder of the file that names it, or absolute.
         sha256: of the table's bytes.
+        confidence: of the upper values that its limits speak of.
+        allow_uncovered: whether operations that it has no row of count as nothing.
     """
 
     table: str
     path: str
     sha256: str
+    confidence: float = CONFIDENCE
+    allow_uncovered: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,9 +13,22 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from deepmad_hw import families
 from deepmad_hw.errors import DeepmadError, InputFileError
 from deepmad_hw.files import write_atomically
-from deepmad_hw.jsonfile import Json, Place, plain, read_json, record, require_keys, typed, versioned, write_json
+from deepmad_hw.jsonfile import (
+    Json,
+    Place,
+    decoded,
+    parse_json,
+    plain,
+    read_text,
+    record,
+    require_keys,
+    typed,
+    versioned,
+    write_json,
+)
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import STATUSES, Environment, LayerMeasurement, NetworkMeasurement
 from deepmad_hw.serde import architecture_from_json, architecture_to_json
@@ -28,7 +41,16 @@ LARGEST_TABLE_BYTES = 256 * 2**20
 _SPEC_COLUMNS = tuple(field.name for field in fields(LayerSpec))
 _TEXT_COLUMNS = ("op", "activation")
 COLUMNS = (*_SPEC_COLUMNS, "status", "median_us", "relative_error", "samples_us")
-_SIDECAR_KEYS = ("name", "csv_sha256", "environment", "measured_on", "canary_us", "notes", "calibration")
+_SIDECAR_KEYS = (
+    "name",
+    "csv_sha256",
+    "environment",
+    "measured_on",
+    "canary_us",
+    "notes",
+    "calibration",
+    "fused_activations",  # left out where none is
+)
 
 
 def sidecar_path(path: Path) -> Path:
@@ -74,6 +96,8 @@ def write_table(path: Path, table: LatencyTable) -> None:
             for network in table.calibration
         ],
     }
+    if table.fused_activations:
+        sidecar["fused_activations"] = list(table.fused_activations)
     write_atomically(path, data)
     write_json(sidecar_path(path), sidecar)
 
@@ -110,12 +134,15 @@ def read_table(path: Path) -> LatencyTable:
     side = sidecar_path(path)
     if not side.exists():
         raise InputFileError("the table's sidecar is missing", where=str(side), hint="copy it along with the CSV")
-    at = Place(str(side))
-    sidecar = versioned(read_json(side), at, schema=SCHEMA)
-    require_keys(sidecar, _SIDECAR_KEYS, at)
+    text = read_text(side)
+    at = Place(str(side), text=text)
+    sidecar = versioned(parse_json(text, where=str(side)), at, schema=SCHEMA)
+    require_keys(sidecar, _SIDECAR_KEYS, at, optional=("fused_activations",))
     if sidecar["csv_sha256"] != hashlib.sha256(data).hexdigest():
         raise InputFileError(
-            "the rows are not those its sidecar was written for", where=str(path), hint="copy both files again"
+            f"the rows of {path.name} are not those this sidecar was written for",
+            where=at.key("csv_sha256").where,
+            hint="copy both files again",
         )
     rows = _rows(path, data)
     calibration = typed(tuple[Any, ...], sidecar["calibration"], at.key("calibration"))
@@ -128,11 +155,12 @@ def read_table(path: Path) -> LatencyTable:
             measured_on=typed(str | None, sidecar["measured_on"], at.key("measured_on")),
             canary_us=typed(float | None, sidecar["canary_us"], at.key("canary_us")),
             notes=typed(tuple[str, ...], sidecar["notes"], at.key("notes")),
+            fused_activations=typed(tuple[str, ...], sidecar.get("fused_activations", []), at.key("fused_activations")),
         )
     except InputFileError:
         raise
     except DeepmadError as error:
-        raise InputFileError(error.what, where=str(path), hint=error.hint) from error
+        raise InputFileError(error.what, where=at.where, hint=error.hint) from error
 
 
 def _read(path: Path) -> bytes:
@@ -147,32 +175,30 @@ def _read(path: Path) -> bytes:
 
 
 def _rows(path: Path, data: bytes) -> tuple[LayerMeasurement, ...]:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputFileError("is no text", where=str(path)) from error
+    text = decoded(data, where=str(path))
     reader = csv.reader(io.StringIO(text), strict=True)
     field_limit = csv.field_size_limit(LARGEST_TABLE_BYTES)  # a layer seen in many networks has many samples
     try:
         header = next(reader, [])
         if tuple(header) != COLUMNS:
-            raise InputFileError(f"expected the columns {','.join(COLUMNS)}", where=f"{path}:1")
+            raise InputFileError(f"expected the columns {','.join(COLUMNS)}", where=f"{path}:1:1")
         rows: dict[LayerSpec, LayerMeasurement] = {}
         for cells in reader:
             row = _row(cells, f"{path}:{reader.line_num}")
             if row.spec in rows:
-                raise InputFileError(f"two rows of one layer: {row.spec}", where=f"{path}:{reader.line_num}")
+                raise InputFileError(f"two rows of one layer: {row.spec}", where=f"{path}:{reader.line_num}:op")
             rows[row.spec] = row
         return tuple(rows.values())
     except csv.Error as error:
-        raise InputFileError(f"is no CSV ({error})", where=f"{path}:{reader.line_num}") from error
+        raise InputFileError(f"is no CSV ({error})", where=f"{path}:{max(reader.line_num, 1)}:1") from error
     finally:
         csv.field_size_limit(field_limit)
 
 
 def _row(cells: list[str], where: str) -> LayerMeasurement:
     if len(cells) != len(COLUMNS):
-        raise InputFileError(f"expected {len(COLUMNS)} cells, got {len(cells)}", where=where)
+        column = COLUMNS[len(cells)] if len(cells) < len(COLUMNS) else len(COLUMNS) + 1
+        raise InputFileError(f"expected {len(COLUMNS)} cells, got {len(cells)}", where=f"{where}:{column}")
     values = dict(zip(COLUMNS, cells, strict=True))
     spec_values: dict[str, Any] = {
         name: values[name] if name in _TEXT_COLUMNS else _whole(values[name], f"{where}:{name}")
@@ -219,8 +245,14 @@ def _calibration(item: Json, at: Place) -> CalibrationNetwork:
     if not isinstance(item, dict):
         raise at.error("expected an object")
     require_keys(item, ("name", "architecture", "status", "samples_us"), at)
+    inner = at.key("architecture")
+    architecture = architecture_from_json(item["architecture"], where=f"{inner.where}: {inner.path}")
+    try:  # so that a network which cannot be built is refused here, with its place
+        families.resolve_activation(families.get(architecture.family), architecture.activation)
+    except DeepmadError as error:
+        raise inner.error(error.what, hint=error.hint) from error
     return CalibrationNetwork(
-        architecture=architecture_from_json(item["architecture"], where=f"{at.file}: {at.path}"),
+        architecture=architecture,
         measurement=record(
             NetworkMeasurement, {key: value for key, value in item.items() if key != "architecture"}, at
         ),

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from deepmad_hw.architecture import Architecture
 
+METHODS = ("certified", "fast", "continuous")  # how a problem may be solved, the surest first
+
 
 class Status(StrEnum):
     """What a returned point is worth (why the solver stopped is another value)."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.layer import ACTIVATIONS, LayerSpec
 from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
 
 
@@ -35,6 +35,8 @@ class LatencyTable:
         measured_on: date of the last measurement (UTC, ``YYYY-MM-DD``), or None.
         canary_us: what the canary took while the table was made.
         notes: what a reader should know, such as how it was profiled.
+        fused_activations: activations that cost this runtime nothing, so that a row with the first of them answers for
+            all; empty where each was measured.
     """
 
     name: str
@@ -44,13 +46,28 @@ class LatencyTable:
     measured_on: str | None = None
     canary_us: float | None = None
     notes: tuple[str, ...] = ()
+    fused_activations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse two rows of one layer, and a canary without a time."""
+        """Refuse two rows of one layer, unknown activations, and a canary without a time."""
         if self.canary_us is not None and not 0 < self.canary_us < float("inf"):
             raise ConfigError(f"expected a canary time above 0 us, got {self.canary_us!r}", where=self.name)
+        for activation in self.fused_activations:
+            if activation not in ACTIVATIONS:
+                raise ConfigError(f"unknown activation {activation!r}", where="fused_activations")
         seen: set[LayerSpec] = set()
         for row in self.rows:
-            if row.spec in seen:
+            key = self.key(row.spec)
+            if key in seen:
                 raise ConfigError(f"two rows of one layer: {row.spec}", where=self.name)
-            seen.add(row.spec)
+            seen.add(key)
+
+    def key(self, spec: LayerSpec) -> LayerSpec:
+        """Return the layer whose row answers for a layer.
+
+        Args:
+            spec: the layer asked for.
+        """
+        if spec.activation not in self.fused_activations:
+            return spec
+        return replace(spec, activation=self.fused_activations[0])

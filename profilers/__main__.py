@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import statistics
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +39,10 @@ def _run(options: argparse.Namespace, settings: Settings) -> None:
     effort = Effort(budget_s=options.minutes * 60, memory_bytes=options.memory_bytes)
     journal = options.out.with_suffix(".journal")
     environment, units = run.measure(plan, settings, journal=journal, effort=effort, on_tick=_show)
-    rows: list[object] = [{"environment": asdict(environment)}]
+    levels_us = [samples.canary_level_us(unit) for unit in samples.trusted(units)]
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()  # noqa: UP017 - the device may run 3.10
+    rows: list[object] = [{"environment": asdict(environment)}, {"measured_on": today}]
+    rows += [{"canary_us": statistics.median(levels_us)}] if levels_us else []
     rows += [{"layer": asdict(row)} for row in samples.layers(plan, units)]
     rows += [{"network": asdict(row)} for row in samples.networks(units)]
     temporary = options.out.with_suffix(".part")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.measurement import Environment
@@ -16,7 +16,12 @@ from profilers.plan import Plan, Probe
 
 _BACKENDS = {
     "onnxruntime": "profilers.onnxruntime_cpu:BACKEND",
+    "openvino": "profilers.openvino_cpu:BACKEND",
     "replay": "profilers.replay:BACKEND",
+    "tensorrt": "profilers.tensorrt_cuda:BACKEND",
+    "torch": "profilers.torch_cpu:BACKEND",
+    "torch_cuda": "profilers.torch_cuda:BACKEND",
+    "torch_cuda_eager": "profilers.torch_cuda:EAGER",
 }
 
 
@@ -56,6 +61,14 @@ class Session(Protocol):
 
     def finish(self) -> NodeTimes:
         """Close the session and return what it knows of its nodes; nothing if it was not asked to profile."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A session that knows the state of its device."""
+
+    def conditions(self) -> dict[str, float | str]:
+        """Return the state since the last call, names with units; ``throttled`` says why times are worthless."""
 
 
 class Backend(Protocol):

@@ -13,12 +13,12 @@ import resource
 import signal
 import sys
 from collections import OrderedDict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from profilers import backend as backends
-from profilers.backend import Session, Settings
+from profilers.backend import Session, Settings, Watched
 from profilers.plan import LAYERS, Plan, Probe, read_plan
 from profilers.timing import Rhythm, time_unit
 
@@ -32,6 +32,7 @@ class _Shelf:
     def __init__(self, plan: Plan, settings: Settings) -> None:
         self._plan, self._settings = plan, settings
         self._backend = backends.get(settings.runtime)
+        self.scripted = getattr(self._backend, "SCRIPTED", False)
         self._sessions: OrderedDict[str, tuple[Session, int]] = OrderedDict()
 
     def whole(self, probe: Probe) -> Session:
@@ -94,8 +95,12 @@ def _measured(shelf: _Shelf, plan: Plan, probe: Probe, order: dict[str, Any]) ->
             profiled=shelf.profiled(probe) if probe.kind == LAYERS else None,
             rhythm=Rhythm(**order["rhythm"]),
         )
+        whole = shelf.whole(probe)
+        conditions = whole.conditions() if isinstance(whole, Watched) else {}
+        if shelf.scripted:
+            unit = replace(unit, stolen=0.0, waited=0.0)  # a scripted clock does not feel what this machine does
     except MemoryError:
         return {"probe": probe.name, "round": order["round"], "status": "oom", "message": "out of memory"}
     except Exception as error:
         return {"probe": probe.name, "round": order["round"], "status": "error", "message": f"{error}"[:300]}
-    return asdict(unit)
+    return {**asdict(unit), "conditions": conditions}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
+
+from deepmad_hw.measurement import Environment
 
 # Extensions that decide which convolution kernels a runtime picks.
 _KERNEL_FEATURES = frozenset(
@@ -35,6 +38,30 @@ _KERNEL_FEATURES = frozenset(
         "sme",
     }
 )
+
+
+def of_processor(*, runtime: str, runtime_version: str, precision: str, batch: int, threads: int) -> Environment:
+    """Return the fingerprint of a runtime on this processor.
+
+    Args:
+        runtime: name of the backend.
+        runtime_version: its version.
+        precision: of the files.
+        batch: images at once.
+        threads: threads that run one operator.
+    """
+    return Environment(
+        device=cpu_name(),
+        machine=platform.machine(),
+        cores=usable_cores(),
+        features=cpu_features(),
+        governor=governor(),
+        runtime=runtime,
+        runtime_version=runtime_version,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+    )
 
 
 def cpu_name() -> str:
@@ -74,6 +101,25 @@ def stolen_and_total_ticks() -> tuple[int, int]:
     fields = _read("/proc/stat").split("\n", 1)[0].split()[1:]
     ticks = [int(field) for field in fields[:8]]
     return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
+
+
+def waited_ns() -> int:
+    """Return how long threads have waited for a processor so far: this process's own, or all where only that is told.
+
+    0 where the system tells neither.
+    """
+    own = [_read(str(path)).split() for path in Path("/proc/self/task").glob("*/schedstat")]
+    waits_ns = [int(fields[1]) for fields in own if len(fields) == 3]
+    if waits_ns:
+        return sum(waits_ns)
+    total_us = re.search(r"^some .*total=(\d+)", _read("/proc/pressure/cpu"), re.MULTILINE)
+    return int(total_us[1]) * 1000 if total_us else 0
+
+
+def memory_bytes() -> int:
+    """Return the machine's memory, 0 where the system does not tell."""
+    kib = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    return int(kib[1]) * 1024 if kib else 0
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -37,7 +37,9 @@ class Unit:
         operations: per node, how many operations the runtime made of it.
         seconds: how long the unit took in all.
         stolen: share of processor time that a hypervisor gave to others meanwhile.
+        waited: time that threads waited for a processor, over the time the unit took.
         message: what a failed child said.
+        conditions: what a card's sensors told meanwhile, see `profilers.backend.Watched`.
     """
 
     probe: str
@@ -49,7 +51,9 @@ class Unit:
     operations: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     stolen: float = 0.0
+    waited: float = 0.0
     message: str = ""
+    conditions: dict[str, float | str] = field(default_factory=dict)
 
 
 class Journal:
@@ -163,7 +167,9 @@ def _unit(probe: str, number: int, data: dict[str, Any]) -> Unit:
         operations=data["operations"],
         seconds=data["seconds"],
         stolen=data["stolen"],
+        waited=data.get("waited", 0.0),  # older journals do not tell
         message=data["message"],
+        conditions=data.get("conditions", {}),  # older journals have none
     )
 
 

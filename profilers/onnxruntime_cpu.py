@@ -3,14 +3,16 @@
 Facts this rests on (ONNX Runtime 1.31/1.32, x86): the profiler names a fused convolution after its output tensor plus
 ``_nchwc``; activations that are not fused keep the tensor's name; layout changes (ReorderInput, ReorderOutput) are
 anonymous and stand around the operations that have no blocked kernel, such as squeeze-excite's multiplication, the
-classifier, and pooling of channels that are no multiple of the block.
+classifier, and pooling of channels that are no multiple of the block. In int8 an operation on bytes is named after its
+node plus ``_token_N``; what has no kernel on bytes runs on floats between conversions named after the tensor. Parts of
+an operation that was taken apart (HardSwish) and changes of layout (Transpose) have names of their own; they follow
+what they belong to, only those of the image go before it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import platform
 import tempfile
 import time
 from collections import defaultdict
@@ -22,11 +24,14 @@ from typing import Any
 from deepmad_hw.errors import MissingExtraError
 from deepmad_hw.layer import Node
 from deepmad_hw.measurement import Environment
-from profilers import environment
+from profilers import environment, joining
 from profilers.backend import NodeTimes, Settings
 from profilers.plan import Plan, Probe
 
 INSTALL_LINE = 'pip install "deepmad-hw[cpu]"'
+# Several threads spin between operations, as users run them, but not for long after a run: the threads of one session
+# would take the processors from the next one (seen on two cores: 5.9 ms instead of 3.8).
+SPIN_US = 1000
 _EVENT_SUFFIX = "_kernel_time"
 _BLOCKED_SUFFIX = "_nchwc"
 _LAYOUT_CHANGES = ("ReorderInput", "ReorderOutput")
@@ -38,10 +43,11 @@ class _OrtSession:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
+        options.log_severity_level = 3
         options.intra_op_num_threads = settings.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0" if settings.threads == 1 else "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.enable_profiling = profiled
         self._probe = probe
@@ -83,7 +89,8 @@ def _memory_errors() -> Iterator[None]:
 def node_times(events: list[dict[str, Any]], nodes: tuple[Node, ...]) -> NodeTimes:
     """Return a profile's times joined to the nodes of a probe.
 
-    Layout changes are the price of the nodes that have no blocked kernel, so they are added to those.
+    Every operation that ran belongs to some node. Layout changes are the price of the nodes that have no blocked
+    kernel, so they are added to those.
 
     Args:
         events: the trace that ONNX Runtime wrote.
@@ -101,8 +108,6 @@ def node_times(events: list[dict[str, Any]], nodes: tuple[Node, ...]) -> NodeTim
             if not begin <= event["ts"] <= end:
                 continue
             owner = _owner(event, position, plain, last)
-            if owner is None:
-                continue
             last = last if event["args"]["op_name"] in _LAYOUT_CHANGES else owner
             us[nodes[owner].name][current] += event["dur"]
             operations[nodes[owner].name] += current == 0
@@ -113,7 +118,7 @@ def _without_blocked_kernel(kernels: list[dict[str, Any]], position: dict[str, i
     """Return the positions of nodes that run in plain layout, ascending."""
     blocked, seen = set(), set()
     for event in kernels:
-        owner = _named_owner(event["name"], position)
+        owner = _named_owner(event, position)
         if owner is not None:
             seen.add(owner)
             if event["name"].removesuffix(_EVENT_SUFFIX).endswith(_BLOCKED_SUFFIX):
@@ -121,21 +126,19 @@ def _without_blocked_kernel(kernels: list[dict[str, Any]], position: dict[str, i
     return sorted(seen - blocked)
 
 
-def _owner(event: dict[str, Any], position: dict[str, int], plain: list[int], last: int) -> int | None:
+def _owner(event: dict[str, Any], position: dict[str, int], plain: list[int], last: int) -> int:
     """Return the position of the node an event belongs to; `last` is that of the event before it."""
     operation = event["args"]["op_name"]
     if operation == "ReorderOutput":
-        return next((index for index in plain if index >= last), None)
+        return next((index for index in plain if index >= last), last)
     if operation == "ReorderInput":
-        return next((index for index in reversed(plain) if index <= last), None)
-    return _named_owner(event["name"], position)
+        return next((index for index in reversed(plain) if index <= last), last)
+    named = _named_owner(event, position)
+    return last if named is None else named
 
 
-def _named_owner(event_name: str, position: dict[str, int]) -> int | None:
-    tensor = event_name.removesuffix(_EVENT_SUFFIX).split("/", 1)[0].removesuffix(_BLOCKED_SUFFIX)
-    while tensor not in position and "." in tensor:
-        tensor = tensor.rpartition(".")[0]
-    return position.get(tensor)
+def _named_owner(event: dict[str, Any], position: dict[str, int]) -> int | None:
+    return joining.owner(event["name"].removesuffix(_EVENT_SUFFIX), position)
 
 
 class _OrtBackend:
@@ -144,12 +147,7 @@ class _OrtBackend:
             raise MissingExtraError("ONNX Runtime is not installed", hint=f"install it with: {INSTALL_LINE}")
         import onnxruntime
 
-        return Environment(
-            device=environment.cpu_name(),
-            machine=platform.machine(),
-            cores=environment.usable_cores(),
-            features=environment.cpu_features(),
-            governor=environment.governor(),
+        return environment.of_processor(
             runtime="onnxruntime",
             runtime_version=onnxruntime.__version__,
             precision=plan.precision,

@@ -13,6 +13,8 @@ from deepmad_hw.layer import LayerSpec, Node
 
 SCHEMA = 1
 PLAN_FILE = "plan.json"
+WEIGHTS_FILE = "weights.bin"  # the values that the tensors of a plan's float32 networks share
+WEIGHT_STEP_BYTES = 64  # from one tensor's begin to the next one's, in each network
 LAYERS = "layers"  # timed node by node and as a whole
 NETWORK = "network"  # timed as a whole
 

@@ -65,6 +65,8 @@ class _ReplaySession:
 
 
 class _ReplayBackend:
+    SCRIPTED = True
+
     def __init__(self) -> None:
         self.runs = 0
 

@@ -27,6 +27,7 @@ from profilers.timing import Rhythm
 
 MAX_FAILURES_IN_A_ROW = 5
 MAX_FAILURES_OF_A_PROBE = 2
+PATIENCE = 1.5  # how much longer than its budget a sitting on a disturbed machine may take
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +35,7 @@ class Effort:
     """How much to measure.
 
     Args:
-        budget_s: seconds of measuring, over all sittings; the first `min_rounds` are finished in any case.
+        budget_s: seconds of undisturbed measuring, over all sittings; the first `min_rounds` are finished in any case.
         min_rounds: rounds over all probes at least.
         max_rounds: rounds at most.
         target_error: relative 95 % half-width of a probe's median at which it is done.
@@ -104,16 +105,17 @@ def _words(value: object) -> str:
 
 def _rounds(plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: Callable[[Tick], None]) -> None:
     units = list(book.units())
-    # What was disturbed in an earlier sitting is no use, so its time may be spent again.
-    spent_s = sum(unit.seconds for unit in units if unit.status == "ok" and not samples.disturbed(unit))
-    failures = 0
-    for probe, number in _orders(plan, units, effort):
-        if number >= effort.min_rounds and spent_s >= effort.budget_s:
-            return
+    useful_s, sitting_s, failures = sum(map(_useful_s, units)), 0.0, 0
+    for probe, number, needed in _orders(plan, units, effort):
+        if number >= effort.min_rounds:
+            enough = useful_s >= effort.budget_s and not needed
+            if enough or sitting_s >= PATIENCE * effort.budget_s:
+                continue
         unit = child.measure(probe, number)
         book.add(unit)
         units.append(unit)
-        spent_s += unit.seconds
+        useful_s += _useful_s(unit)
+        sitting_s += unit.seconds
         failures = 0 if unit.status == "ok" else failures + 1
         if failures == MAX_FAILURES_IN_A_ROW:
             raise DeviceLostError(
@@ -121,17 +123,25 @@ def _rounds(plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: C
                 where=probe.name,
                 hint="see 'deepmad-hw doctor'; the same command goes on from here",
             )
-        on_tick(_tick(plan, units, spent_s, effort))
+        on_tick(_tick(plan, units, effort))
 
 
-def _orders(plan: Plan, units: list[Unit], effort: Effort) -> Iterator[tuple[Probe, int]]:
+def _useful_s(unit: Unit) -> float:
+    """Return the time that a unit takes off the budget: what was disturbed is no use, so it is spent again."""
+    return unit.seconds if unit.status == "ok" and not samples.disturbed(unit) else 0.0
+
+
+def _orders(plan: Plan, units: list[Unit], effort: Effort) -> Iterator[tuple[Probe, int, bool]]:
+    """Return what to measure next: the probe, the round, and whether nothing trustworthy is known of it yet."""
     done = {(unit.probe, unit.round) for unit in units}
     for number in range(effort.max_rounds):
         # `units` grows while this runs: each round looks at all rounds before it.
-        settled = _given_up(units) | (_settled(units, effort) if number >= effort.min_rounds else set())
+        passed = _given_up(units) | (_settled(units, effort) if number >= effort.min_rounds else set())
+        bad = samples.contaminated(units)
+        known = {unit.probe for unit in units if unit.status == "ok" and (unit.probe, unit.round) not in bad}
         for probe in plan.probes:
-            if (probe.name, number) not in done and probe.name not in settled:
-                yield probe, number
+            if (probe.name, number) not in done and probe.name not in passed:
+                yield probe, number, probe.name not in known
 
 
 def _given_up(units: list[Unit]) -> set[str]:
@@ -149,8 +159,8 @@ def _relative_error(samples_us: tuple[float, ...]) -> float:
     return (high - low) / (high + low)
 
 
-def _tick(plan: Plan, units: list[Unit], spent_s: float, effort: Effort) -> Tick:
-    per_unit_s = spent_s / len(units)
+def _tick(plan: Plan, units: list[Unit], effort: Effort) -> Tick:
+    per_unit_s = sum(unit.seconds for unit in units) / len(units)
     least = effort.min_rounds * len(plan.probes)
     planned = max(least, min(round(effort.budget_s / per_unit_s), effort.max_rounds * len(plan.probes)))
     return Tick(
@@ -163,13 +173,20 @@ def _tick(plan: Plan, units: list[Unit], spent_s: float, effort: Effort) -> Tick
 
 
 class _Child:
-    """The measuring process, started when first needed and again after it died."""
+    """The measuring process, started anew for every round and after it died.
+
+    Where a process' memory happens to lie makes it quicker or slower; rounds in processes of their own average that.
+    """
 
     def __init__(self, plan: Plan, settings: Settings, effort: Effort) -> None:
         self._plan, self._settings, self._effort = plan, settings, effort
         self._process: subprocess.Popen[str] | None = None
+        self._round: int | None = None
 
     def measure(self, probe: Probe, number: int) -> Unit:
+        if number != self._round:
+            self._end()
+        self._round = number
         begin = time.monotonic()
         order = {"probe": probe.name, "round": number, "rhythm": asdict(self._effort.rhythm)}
         answer = self._ask(json.dumps(order), probe, number)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement
@@ -12,8 +14,14 @@ from profilers.journal import Unit
 from profilers.plan import LAYERS, Plan
 from profilers.timing import CANARY_RUNS
 
-MAX_STOLEN = 0.03  # share of processor time lost to a hypervisor above which a unit is not trusted
-MAX_CANARY_SWING = 1.12  # largest over smallest canary block in one unit above which it is not trusted
+# What a unit may show before it is not trusted.
+MAX_STOLEN = 0.03  # share of processor time lost to a hypervisor
+MAX_WAITED = 0.05  # time that threads waited for a processor, over the unit's time
+MAX_CANARY_SWING = 1.12  # largest over smallest canary block within the unit
+MAX_CANARY_LEVEL = 1.15  # its canary over that of the other units; smaller drift is divided out
+MAX_GAP = 0.1  # of the median, between two neighbours of the sorted times that part them into two crowds
+MIN_CROWD = 0.25  # share of the times that makes a crowd
+MIN_RUNS_OF_CROWDS = 12  # fewer say nothing about crowds
 
 
 def canary_level_us(unit: Unit) -> float:
@@ -26,13 +34,48 @@ def canary_level_us(unit: Unit) -> float:
 
 
 def disturbed(unit: Unit) -> bool:
-    """Return whether a unit was measured while something else used the processor.
+    """Return whether a unit shows by itself that something else was at work, or that the card slowed itself down.
 
     Args:
         unit: a measured unit.
     """
     blocks = _canary_blocks(unit)
-    return unit.stolen > MAX_STOLEN or max(blocks) > MAX_CANARY_SWING * min(blocks)
+    return (
+        bool(unit.conditions.get("throttled"))
+        or unit.stolen > MAX_STOLEN
+        or unit.waited > MAX_WAITED
+        or max(blocks) > MAX_CANARY_SWING * min(blocks)
+        or two_crowds(unit.total_us)
+    )
+
+
+def two_crowds(times: Sequence[float]) -> bool:
+    """Return whether times gather around two values instead of one.
+
+    Args:
+        times: of single runs, in any unit.
+    """
+    if len(times) < MIN_RUNS_OF_CROWDS:
+        return False
+    ordered, crowd = sorted(times), math.ceil(MIN_CROWD * len(times))
+    inner = ordered[crowd - 1 : len(ordered) - crowd + 1]
+    return max(right - left for left, right in pairwise(inner)) > MAX_GAP * statistics.median(ordered)
+
+
+def contaminated(units: Iterable[Unit]) -> set[tuple[str, int]]:
+    """Return which measured units are not to be trusted, as (probe, round): by themselves, or beside the others.
+
+    Args:
+        units: units of one journal.
+    """
+    measured = [unit for unit in units if unit.status == "ok"]
+    alone = {(unit.probe, unit.round) for unit in measured if disturbed(unit)}
+    levels = {(unit.probe, unit.round): canary_level_us(unit) for unit in measured}
+    calm = [level for key, level in levels.items() if key not in alone]
+    if not calm:
+        return alone
+    usual = statistics.median(calm)
+    return alone | {key for key, level in levels.items() if level > MAX_CANARY_LEVEL * usual}
 
 
 def _canary_blocks(unit: Unit) -> list[float]:
@@ -54,13 +97,14 @@ def drift_factors(units: Iterable[Unit]) -> dict[tuple[str, int], float]:
 
 
 def trusted(units: Iterable[Unit]) -> list[Unit]:
-    """Return the undisturbed units, and the disturbed ones of probes that have no other.
+    """Return the trustworthy units, and the contaminated ones of probes that have no other.
 
     Args:
         units: units of one journal.
     """
     measured = [unit for unit in units if unit.status == "ok"]
-    calm = [unit for unit in measured if not disturbed(unit)]
+    bad = contaminated(measured)
+    calm = [unit for unit in measured if (unit.probe, unit.round) not in bad]
     known = {unit.probe for unit in calm}
     return calm + [unit for unit in measured if unit.probe not in known]
 
@@ -71,13 +115,14 @@ def networks(units: Iterable[Unit]) -> list[NetworkMeasurement]:
     Args:
         units: units of one journal.
     """
-    kept = trusted(list(units))
+    kept = trusted(units := list(units))
+    bad = contaminated(units)
     factors = drift_factors(kept)
     samples: dict[str, list[float]] = defaultdict(list)
     noisy: dict[str, bool] = {}
     for unit in kept:
         samples[unit.probe] += [value / factors[unit.probe, unit.round] for value in unit.total_us]
-        noisy[unit.probe] = disturbed(unit)
+        noisy[unit.probe] = (unit.probe, unit.round) in bad
     return [
         NetworkMeasurement(name=name, samples_us=tuple(values), status="noisy" if noisy[name] else "ok")
         for name, values in samples.items()
@@ -98,7 +143,7 @@ def layers(plan: Plan, units: Iterable[Unit]) -> list[LayerMeasurement]:
         probe.name: {node.name: node.spec for node in probe.nodes} for probe in plan.probes if probe.kind == LAYERS
     }
     units = list(units)
-    everything = trusted(units)
+    everything, bad = trusted(units), contaminated(units)
     factors = drift_factors(everything)  # as in `networks`, so that layers and networks have one usual speed
     kept = [unit for unit in everything if unit.probe in specs]
     samples: dict[LayerSpec, list[float]] = defaultdict(list)
@@ -108,7 +153,7 @@ def layers(plan: Plan, units: Iterable[Unit]) -> list[LayerMeasurement]:
         for name, values in unit.nodes_us.items():
             spec = specs[unit.probe][name]
             samples[spec] += [value * scale for value in values if value > 0]
-            if not disturbed(unit):
+            if (unit.probe, unit.round) not in bad:
                 calm.add(spec)
     rows = [
         LayerMeasurement(spec=spec, samples_us=tuple(values), status="ok" if spec in calm else "noisy")

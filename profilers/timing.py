@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepmad_hw.errors import InputFileError
 from profilers.backend import NodeTimes, Session
-from profilers.environment import stolen_and_total_ticks
+from profilers.environment import stolen_and_total_ticks, waited_ns
 from profilers.journal import Unit
 
 WARM_UP_RUNS = 2
 CANARY_RUNS = 4
 MIN_CLEAN_RUNS = 3
+SETTLE_S = 0.002  # between sessions, for the threads of the one before to stop spinning
 MIN_TICKS = 50  # of processor time; a share of fewer says nothing
 
 
@@ -58,11 +60,13 @@ def time_unit(
         estimate_us = whole.run()
         profiled_runs.warm_up()
     runs = min(max(round(rhythm.block_us / max(estimate_us, 1.0)), rhythm.min_runs), rhythm.max_runs)
+    waited_before, begin = waited_ns(), time.monotonic_ns()
     for _ in range(rhythm.blocks):
-        canary_us += [canary.run() for _ in range(CANARY_RUNS)]
+        canary_us += _canary_block(canary)
         whole_runs.take(runs)
         profiled_runs.take(runs)
-    canary_us += [canary.run() for _ in range(CANARY_RUNS)]
+    canary_us += _canary_block(canary)
+    waited = max(0, waited_ns() - waited_before) / (time.monotonic_ns() - begin)
     nodes = profiled.finish() if profiled is not None else NodeTimes()
     if profiled is not None and not any(map(any, nodes.us.values())):
         raise InputFileError("the runtime's profile tells no time of any of its layers", where=probe)
@@ -74,8 +78,14 @@ def time_unit(
         total_us=tuple(whole_runs.undisturbed(whole_runs.us)),
         nodes_us={name: tuple(profiled_runs.undisturbed(values[WARM_UP_RUNS:])) for name, values in nodes.us.items()},
         operations=nodes.operations,
+        waited=waited,
         stolen=(stolen - stolen_before) / max(ticks - ticks_before, MIN_TICKS),
     )
+
+
+def _canary_block(canary: Session) -> list[float]:
+    time.sleep(SETTLE_S)
+    return [canary.run() for _ in range(CANARY_RUNS)]
 
 
 class _Runs:
@@ -93,6 +103,7 @@ class _Runs:
     def take(self, count: int) -> None:
         if self._session is None:
             return
+        time.sleep(SETTLE_S)
         for _ in range(count):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
             self.us.append(self._session.run())

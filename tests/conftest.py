@@ -1,6 +1,7 @@
 """Settings that every test shares."""
 
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -18,3 +19,9 @@ def own_temporary_folder(tmp_path_factory):
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
+
+
+@pytest.fixture
+def digits_folder():
+    """Return the folder of small trained networks, one per family."""
+    return Path(__file__).parent / "data" / "digits"

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.checkout
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SOURCES = sorted(path for room in ("deepmad_hw", "profilers") for path in (ROOT / room).rglob("*.py"))
-PYTHON_FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
+EXAMPLES = [path for room in ("benchmarks", "examples") for path in sorted((ROOT / room).rglob("*.py"))]
+PYTHON_FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *EXAMPLES]
 HIGHEST_LAYER = 4  # workflows and the command line stand on one layer; the second may import the first
 
 TOP_LEVEL = {
@@ -33,7 +34,9 @@ TOP_LEVEL = {
     "constraints.txt",
     "deepmad_hw",
     "docs",
+    "examples",
     "latency_tables",
+    "mkdocs.yml",
     "profilers",
     "pyproject.toml",
     "tests",
@@ -52,6 +55,7 @@ LEFT_BEHIND = {
     "build",
     "dist",
     "quickstart",
+    "site",
 }
 
 
@@ -215,4 +219,5 @@ def test_every_requirement_is_pinned_for_developers():
     ]
     names = {re.match(r"[A-Za-z0-9-]+", line)[0].lower() for line in wanted}
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    assert names - pinned == set()
+    not_in_the_index = {"tensorrt"}  # its libraries lie elsewhere, so no developer's environment is made with it
+    assert names - pinned == not_in_the_index

@@ -130,3 +130,22 @@ def test_every_field_makes_another_environment(field, value, said):
 def test_all_differences_are_named():
     other = dataclasses.replace(HERE, threads=2, batch=8)
     assert HERE.differences(other) == ("batch: 1 != 8", "threads: 1 != 2")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("batch", 0, "batch: expected a whole number >= 1, got 0"),
+        ("batch", True, "batch: expected a whole number >= 1, got True"),
+        ("threads", -1, "threads: expected a whole number >= 1, got -1"),
+        ("threads", 1.5, "threads: expected a whole number >= 1, got 1.5"),
+        ("cores", 0, "cores: expected a whole number >= 1, got 0"),
+        ("precision", "int4", "precision: unknown precision 'int4', expected one of fp32, fp16, int8"),
+        ("runtime", "", "runtime: expected a name, got nothing; say unknown"),
+        ("device", "", "device: expected a name, got nothing; say unknown"),
+    ],
+)
+def test_an_environment_in_which_nothing_can_run_is_refused(field, value, said):
+    with pytest.raises(ConfigError) as caught:
+        dataclasses.replace(HERE, **{field: value})
+    assert str(caught.value) == said

@@ -285,12 +285,12 @@ def test_a_broken_design_is_refused_with_file_and_key(change, said):
     ("text", "said"),
     [
         ("{", "f.json:1:2: is no JSON"),
-        ("[1]", "f.json: expected an object, got a list"),
-        ('{"a": 1, "a": 2}', "f.json: key 'a' stands twice"),
-        ('{"a": NaN}', "f.json: NaN is no number"),
-        ('{"a": 1e999}', "f.json: 1e999 is too large"),
-        ('{"a": 99999999999999999999}', "f.json: the whole number 99999999999999999999 is beyond 2^53"),
-        ("[" * 100_000, "f.json: nested too deeply"),
+        ("[1]", "f.json:1:1: expected an object, got a list"),
+        ('{"a": 1, "a": 2}', "f.json:1:10: key 'a' stands twice"),
+        ('{"a": NaN}', "f.json:1:7: NaN is no number"),
+        ('{"a": 1e999}', "f.json:1:7: 1e999 is too large"),
+        ('{"a": 99999999999999999999}', "f.json:1:7: the whole number 99999999999999999999 is beyond 2^53"),
+        ("[" * 100_000, "f.json:1:1: nested too deeply"),
     ],
 )
 def test_text_that_is_no_json_object_is_refused(text, said):

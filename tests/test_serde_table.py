@@ -205,12 +205,12 @@ def test_a_wrong_cell_is_named_by_file_row_and_column(written, column, value, sa
 
 def test_a_missing_cell_is_named_by_its_row(written):
     write_rows(written, lambda rows: [*rows[:2], rows[2][:-1], *rows[3:]])
-    assert f"{written}:3: expected {len(COLUMNS)} cells, got {len(COLUMNS) - 1}" in refused(written)
+    assert f"{written}:3:samples_us: expected {len(COLUMNS)} cells, got {len(COLUMNS) - 1}" in refused(written)
 
 
 def test_one_layer_twice_is_named_by_its_row(written):
     write_rows(written, lambda rows: [*rows, rows[1]])
-    assert f"{written}:6: two rows of one layer" in refused(written)
+    assert f"{written}:6:op: two rows of one layer" in refused(written)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_one_layer_twice_is_named_by_its_row(written):
 )
 def test_another_header_is_refused(written, header):
     forge(written, header)
-    assert f"{written}:1: expected the columns op,in_channels," in refused(written)
+    assert f"{written}:1:1: expected the columns op,in_channels," in refused(written)
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\x80"])
@@ -241,7 +241,7 @@ def test_a_quote_that_does_not_end_is_refused(written):
 
 def test_rows_that_are_not_the_sidecars_are_refused(written):
     written.write_text(written.read_text().replace("10.5", "10.6"))
-    assert "the rows are not those its sidecar was written for; copy both files again" in refused(written)
+    assert "the rows of mine.csv are not those this sidecar was written for; copy both files again" in refused(written)
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):

@@ -10,6 +10,7 @@ from deepmad_hw.cli import output
 if TYPE_CHECKING:
     from deepmad_hw.problem import Problem
     from deepmad_hw.solution import ContinuousDesign, Evaluation, Price, Solution
+    from deepmad_hw.workflows.results import Round
 
 Row = tuple[str, ...]
 STAGE_COLUMNS = ("out", "bottleneck", "kernel", "stride", "depth")
@@ -43,6 +44,19 @@ def show(solution: Solution, problem: Problem) -> None:
         output.answer("")
     for sentence in sentences:
         output.answer(sentence)
+
+
+def show_round(found: Round) -> None:
+    """Tell of one round of the measured loop.
+
+    Args:
+        found: the round.
+    """
+    output.message(
+        f"{found.point}, round {found.number}: asked {units.format_time_ms(found.asked_ms)} of {found.table}, "
+        f"predicted {units.format_time_ms(found.predicted_ms)}, measured {units.format_time_ms(found.measured_ms)}, "
+        f"objective {found.objective:,.1f}"
+    )
 
 
 def needs(solution: Solution, problem: Problem) -> str:

@@ -19,9 +19,11 @@ VERBS = {
     "profile": "deepmad_hw.cli.profile:profile",
     "table": "deepmad_hw.cli.table:table",
     "design": "deepmad_hw.cli.design:design",
+    "sweep": "deepmad_hw.cli.sweep:sweep",
     "export": "deepmad_hw.cli.export:export",
     "bench": "deepmad_hw.cli.bench:bench",
     "verify": "deepmad_hw.cli.verify:verify",
+    "report": "deepmad_hw.cli.report:report",
 }
 
 app = typer.Typer(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deepmad_hw.cli import options, output
+from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
     from deepmad_hw.workflows.bench import BenchRow
+    from deepmad_hw.workflows.bench_runtimes import RuntimeRow
 
 SHOWN_UNCOVERED = 3
+SHOWN_NOTES = 3
 NOTED_DRIFT = 0.05
 
 
@@ -28,12 +32,22 @@ def bench(
         int, typer.Option(min=1, help="Threads per operator without a table; with one, the table's.")
     ] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time per network, about.")] = 6.0,
+    layers: Annotated[bool, typer.Option("--layers", help="Predict each layer too; needs --table.")] = False,
+    runtime: Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help="Measure on this runtime, side by side with others; all: each that is here."),
+    ] = [],  # noqa: B006 - read only
     json: options.Json = False,
 ) -> None:
-    """Measure networks on this machine, interleaved in one run, beside their prediction."""
+    """Measure networks on this machine, interleaved in one run, beside their prediction or on several runtimes."""
     from deepmad_hw.cli.profile import show_tick
     from deepmad_hw.workflows import bench as benches
 
+    if runtime and (table is not None or predict_only or layers):
+        raise ConfigError("a table belongs to one runtime", where="--runtime", hint="leave --runtime or --table away")
+    if runtime:
+        _side_by_side(networks, runtime, threads=threads, seconds=seconds, json=json)
+        return
     with output.progress("predicting" if predict_only else "measuring") as steps:
         rows = benches.bench(
             networks,
@@ -41,12 +55,58 @@ def bench(
             threads=threads,
             seconds_per_network=seconds,
             predict_only=predict_only,
+            layers=layers,
             on_tick=lambda tick: show_tick(steps, tick),
         )
     if json:
         output.answer_json([row_to_json(row) for row in rows])
     else:
         show(rows)
+
+
+def _side_by_side(networks: list[str], runtimes: list[str], *, threads: int, seconds: float, json: bool) -> None:
+    from deepmad_hw.cli.profile import show_tick
+    from deepmad_hw.workflows.bench_runtimes import bench_runtimes
+
+    with output.progress("measuring") as steps:
+        rows = bench_runtimes(
+            networks,
+            runtimes,
+            threads=threads,
+            seconds_per_network=seconds,
+            on_tick=lambda tick: show_tick(steps, tick),
+        )
+    if json:
+        output.answer_json([_runtime_row_to_json(row) for row in rows])
+        return
+    columns = ("network", "runtime", "measured ms", "p10", "p90", "p99", "samples", "")
+    output.table(columns, [_runtime_cells(row) for row in rows], numbers=range(2, 7))
+
+
+def _runtime_row_to_json(row: RuntimeRow) -> dict[str, Any]:
+    data: dict[str, Any] = {"name": row.name, "runtime": row.runtime, "measured_ms": None, "reason": row.reason}
+    measured = row.measurement
+    if measured is not None:
+        percentiles = {f"p{p}_ms": measured.percentile_us(p) / 1e3 for p in (10, 90, 99)}
+        data |= {"measured_ms": measured.median_us / 1e3, **percentiles, "samples": len(measured.samples_us)}
+        data |= {"status": measured.status, "conditions": dict(row.conditions)}
+    return data
+
+
+def _runtime_cells(row: RuntimeRow) -> tuple[str, ...]:
+    measured = row.measurement
+    if measured is None:
+        return (row.name, row.runtime, "", "", "", "", "", row.reason)
+    bound = "launch-bound without a graph" if row.conditions.get("launch_bound") == "yes" else ""
+    throttled = f"throttled: {row.conditions['throttled']}" if row.conditions.get("throttled") else ""
+    noisy = "disturbed" if measured.status != "ok" and not throttled else ""
+    return (
+        row.name,
+        row.runtime,
+        *(f"{value_us / 1e3:.2f}" for value_us in (measured.median_us, *map(measured.percentile_us, (10, 90, 99)))),
+        str(len(measured.samples_us)),
+        ", ".join(filter(None, (noisy, throttled, bound))),
+    )
 
 
 def row_to_json(row: BenchRow) -> dict[str, Any]:
@@ -61,7 +121,11 @@ def row_to_json(row: BenchRow) -> dict[str, Any]:
         "lower_ms": row.lower_ms,
         "upper_ms": row.upper_ms,
         "uncovered": list(row.uncovered),
+        "covered_ms": row.covered_ms,
+        "notes": list(row.notes),
     }
+    if row.layers:
+        data["layers"] = [dataclasses.asdict(layer) for layer in row.layers]
     measured = row.measurement
     if measured is not None:
         percentiles = {f"p{p}_ms": measured.percentile_us(p) / 1e3 for p in (10, 90, 99)}
@@ -78,8 +142,30 @@ def show(rows: list[BenchRow]) -> None:
     """
     columns = ("network", "predicted ms", "interval", "measured ms", "p10", "p90", "p99", "samples", "error")
     output.table(columns, [_cells(row) for row in rows], numbers=range(1, len(columns)))
+    for row in rows:
+        show_layers(row)
     for note in notes(rows):
         output.answer(note)
+
+
+def show_layers(row: BenchRow) -> None:
+    """Print a network's layers, if they were asked for.
+
+    Args:
+        row: of a bench.
+    """
+    if not row.layers:
+        return
+    lines = [
+        (
+            layer.name,
+            layer.spec.op,
+            number(layer.predicted_ms, digits=4),
+            interval(layer.lower_ms, layer.upper_ms, digits=4),
+        )
+        for layer in row.layers
+    ]
+    output.table((f"layer of {row.name}", "operation", "predicted ms", "interval"), lines, numbers=(2, 3))
 
 
 def notes(rows: list[BenchRow]) -> list[str]:
@@ -92,8 +178,12 @@ def notes(rows: list[BenchRow]) -> list[str]:
     for row in rows:
         if row.uncovered:
             more = len(row.uncovered) - SHOWN_UNCOVERED
-            listed = ", ".join(row.uncovered[:SHOWN_UNCOVERED]) + (f" and {more} more" if more > 0 else "")
-            found.append(f"note: {row.name} is not predicted, its table lacks: {listed}")
+            listed = "; ".join(row.uncovered[:SHOWN_UNCOVERED]) + (f"; {more} more" if more > 0 else "")
+            part = "" if row.covered_ms is None else f" (the rest takes {row.covered_ms:.2f} ms)"
+            found.append(f"note: {row.name} is not predicted{part}: {listed}")
+        found += [f"note: {row.name}: {note}" for note in row.notes[:SHOWN_NOTES]]
+        if len(row.notes) > SHOWN_NOTES:
+            found.append(f"note: {row.name}: {len(row.notes) - SHOWN_NOTES} more, see --json")
         if row.measurement is not None and row.measurement.status != "ok":
             found.append(f"note: {row.name} was measured while something else used the processor")
     drift = rows[0].drift if rows else None
@@ -117,20 +207,22 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
     )
 
 
-def number(value_ms: float | None) -> str:
+def number(value_ms: float | None, *, digits: int = 2) -> str:
     """Return milliseconds as people read them, nothing for None.
 
     Args:
         value_ms: the time.
+        digits: after the point.
     """
-    return "" if value_ms is None else f"{value_ms:.2f}"
+    return "" if value_ms is None else f"{value_ms:.{digits}f}"
 
 
-def interval(lower_ms: float | None, upper_ms: float | None) -> str:
+def interval(lower_ms: float | None, upper_ms: float | None, *, digits: int = 2) -> str:
     """Return an interval as people read it, nothing without one.
 
     Args:
         lower_ms: its lower end.
         upper_ms: its upper end.
+        digits: after the point.
     """
-    return "" if lower_ms is None or upper_ms is None else f"{lower_ms:.2f}..{upper_ms:.2f}"
+    return "" if lower_ms is None or upper_ms is None else f"{lower_ms:.{digits}f}..{upper_ms:.{digits}f}"

@@ -10,10 +10,13 @@ import typer
 
 from deepmad_hw import cli, units
 from deepmad_hw.cli import answers, options, output
+from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
     from deepmad_hw.problem import Problem
     from deepmad_hw.solution import Solution
+    from deepmad_hw.workflows.design import Question
+    from deepmad_hw.workflows.loop import Measured
 
 
 class Method(StrEnum):
@@ -29,6 +32,8 @@ def design(
         str, typer.Argument(metavar="CONFIG", help="Run file, or name of a problem such as deepmad-r18.")
     ],
     latency: options.Latency = [],  # noqa: B006
+    confidence: options.Confidence = None,
+    allow_uncovered: options.AllowUncovered = False,
     macs: options.Macs = None,
     params: options.Params = None,
     memory: options.Memory = None,
@@ -41,6 +46,12 @@ def design(
     time_limit: options.TimeLimit = "60s",
     threads: options.Threads = 1,
     seed: options.Seed = 0,
+    solver_log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to which the exact solver adds its own words.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the design here and correct it until it uses its budget.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder that keeps the design.")] = None,
     json: options.Json = False,
 ) -> None:
@@ -53,13 +64,16 @@ def design(
         units.parse_percent(gap, where="--gap"),
         units.parse_seconds(time_limit, where="--time-limit"),
     )
+    asked_confidence = options.confidence_share(confidence)
     folder = None if out is None else options.new_folder(out)
 
     from deepmad_hw.workflows import config as configs
     from deepmad_hw.workflows import design as designs
 
     runs = [configs.load_run(config, overrides={**over, **choice}).with_latency(requests) for choice in choices]
-    questions = [designs.with_tables(run) for run in runs]
+    questions = [designs.with_tables(run, confidence=asked_confidence, allow_uncovered=allow_uncovered) for run in runs]
+    if measure:
+        _require_measurable(method, questions[0])
     with output.progress(f"solving {questions[0].problem.name} ({method.value})"):
         question, solution = designs.best_design(
             questions,
@@ -68,9 +82,22 @@ def design(
             time_limit_s=time_limit_s,
             threads=threads,
             seed=seed,
+            solver_log=solver_log,
         )
+    loop = None
+    if measure and solution.architecture is not None:
+        loop = _measured(question, solution, folder, gap=gap_share, time_limit_s=time_limit_s, threads=threads)
+        question, solution = loop.question, loop.solution
     if folder is not None:
-        designs.save_design(folder, solution, question.problem, tables=question.tables)
+        designs.save_design(
+            folder,
+            solution,
+            question.problem,
+            tables=question.tables,
+            confidence=question.confidence,
+            allow_uncovered=question.allow_uncovered,
+        )
+        _keep(loop, folder)
     if json:
         from deepmad_hw import serde
 
@@ -79,6 +106,45 @@ def design(
         answers.show(solution, question.problem)
     output.message(f"stored in {folder}" if folder is not None else "nothing was stored; --out DIR keeps the design")
     _stop(solution, question.problem)
+
+
+def _measured(
+    question: Question, solution: Solution, folder: Path | None, *, gap: float, time_limit_s: float, threads: int
+) -> Measured:
+    from deepmad_hw.workflows.loop import measured_loop
+    from deepmad_hw.workflows.sweep_plan import Settings
+
+    with output.progress("measuring and solving again"):
+        return measured_loop(
+            question,
+            point=solution.problem if folder is None else folder.resolve().name,
+            settings=Settings(
+                method=solution.method, gap=gap, time_limit_s=time_limit_s, threads=threads, seed=solution.seed
+            ),
+            first=solution,
+            on_round=answers.show_round,
+        )
+
+
+def _require_measurable(method: Method, question: Question) -> None:
+    if method is Method.CONTINUOUS:
+        raise ConfigError("a continuous design cannot be measured", where="--measure", hint="leave --method away")
+    if not question.problem.limits.latency:
+        raise ConfigError("nothing to measure against", where="--measure", hint="give a budget: --latency TABLE=25ms")
+
+
+def _keep(loop: Measured | None, folder: Path) -> None:
+    """Store a loop beside its design; what was measured of an earlier design in the folder goes."""
+    from deepmad_hw.workflows.loop import LOOP_FILE, write_loop
+    from deepmad_hw.workflows.results import MEASURED_FILE
+    from deepmad_hw.workflows.results_folder import write_measured
+
+    if loop is None:
+        for name in (LOOP_FILE, MEASURED_FILE):
+            (folder / name).unlink(missing_ok=True)
+        return
+    write_measured(folder, loop.rows, (), point=folder.resolve().name)
+    write_loop(folder, loop)
 
 
 def _stop(solution: Solution, problem: Problem) -> None:

@@ -24,6 +24,17 @@ Latency = Annotated[
         help="Latency limit on a table's device: T.csv=25ms, T.csv=400/s or T.csv=like:NETWORK. Repeatable.",
     ),
 ]
+Confidence = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT",
+        help="Share of networks that keep the upper value, such as 95%; it is held against the budget. [default: 90%]",
+    ),
+]
+AllowUncovered = Annotated[
+    bool,
+    typer.Option("--allow-uncovered", help="Count operations that a table has no rows of as 0 ms, and list them."),
+]
 Macs = Annotated[str | None, typer.Option(metavar="COUNT", help="Most multiply-adds, such as 1.8G.")]
 Params = Annotated[str | None, typer.Option(metavar="COUNT", help="Most parameters, such as 11.7M.")]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Most activation memory, such as 8MiB.")]
@@ -89,6 +100,23 @@ def overrides(
         **{key: value for key, value in given.items() if value is not None},
         **dict(_setting(text) for text in settings),
     }
+
+
+def confidence_share(text: str | None) -> float | None:
+    """Return the share that ``--confidence`` asks for, None without the option.
+
+    Args:
+        text: the option's value.
+
+    Raises:
+        ConfigError: it is no share between 0 and 100 %.
+    """
+    if text is None:
+        return None
+    share = units.parse_percent(text, where="--confidence")
+    if not 0 < share < 1:
+        raise ConfigError(f"expected more than 0 and less than 100 %, got {text!r}", where="--confidence")
+    return share
 
 
 def resolutions(text: str | None) -> list[dict[str, Any]]:

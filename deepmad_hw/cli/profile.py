@@ -23,7 +23,7 @@ def profile(
     runtime: Annotated[str, typer.Option(help="Runtime to time with.")] = "onnxruntime",
     threads: options.Threads = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    precision: Annotated[str, typer.Option(help="Precision of the probes.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Precision of the probes: fp32 or int8.")] = "fp32",
     minutes: Annotated[float, typer.Option(min=0.01, help="Measuring time, about.")] = 10.0,
     seed: options.Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
@@ -31,8 +31,6 @@ def profile(
     json: options.Json = False,
 ) -> None:
     """Time layers inside networks on this machine; the same command resumes what was stopped."""
-    if precision != "fp32":
-        raise ConfigError(f"no probes of precision {precision!r}", where="--precision", hint="say fp32")
     if out is None and not dry_run and pack is None:
         raise ConfigError("no table to write", where="--out", hint="say --out my-machine.csv")
     if out is not None and pack is not None:
@@ -49,6 +47,7 @@ def profile(
         runtime=runtime,
         threads=threads,
         batch=batch,
+        precision=precision,
         minutes=minutes,
         seed=seed,
     )

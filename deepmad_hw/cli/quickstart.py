@@ -45,7 +45,8 @@ def _show(result: Quickstart) -> None:
     )
     output.answer("and compare fairly at equal rho only.")
     output.answer(
-        f"In {result.folder}: this-machine.csv (latency table), design/ (verify, export), design.onnx (deploy)"
+        f"In {result.folder}: report.html (look), this-machine.csv (latency table), design/ (verify, export), "
+        "design.onnx (deploy)"
     )
 
 

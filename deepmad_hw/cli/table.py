@@ -1,4 +1,4 @@
-"""``deepmad-hw table``: look at latency tables and hold them against this machine. Layer 4."""
+"""``deepmad-hw table``: look at latency tables, check, import, export, merge and compare them. Layer 4."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ import tempfile
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deepmad_hw.cli import options, output
+from deepmad_hw.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deepmad_hw.table import LatencyTable
+    from deepmad_hw.workflows.merge import RowDifference, TableDifference
+
+SHOWN_DIFFERENCES = 10
 
 TablePath = Annotated[Path, typer.Argument(metavar="TABLE.csv", help="Latency table.")]
 
-table = typer.Typer(no_args_is_help=True, help="Look at latency tables.", rich_markup_mode=None)
+table = typer.Typer(
+    no_args_is_help=True,
+    help="Look at latency tables, check, import, export, merge and compare them.",
+    rich_markup_mode=None,
+)
 
 
 @table.command()
@@ -37,6 +48,7 @@ def show(path: TablePath, json: options.Json = False) -> None:
         "calibration_networks": len(found.calibration),
         "margin": model.margin,
         "notes": list(found.notes),
+        "fused_activations": list(found.fused_activations),
     }
     if json:
         output.answer_json(data)
@@ -72,3 +84,144 @@ def check(path: TablePath, json: options.Json = False) -> None:
         f"{path}: fits this machine; {found.rows} rows, {found.noisy_rows} noisy, {found.failed_rows} failed; "
         f"margin {margin}; canary {found.canary_us:.0f} us, {drift} since the table was made"
     )
+
+
+Out = Annotated[Path, typer.Option(metavar="TABLE.csv", help="Table to write, with its sidecar beside it.")]
+
+
+@table.command("import")
+def import_(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="tinynas, once-for-all, or run (of a packed plan).")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="File to read; for run also the folder it lies in.")],
+    out: Out,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once: which to take from a file of several.")] = 1,
+    device: Annotated[str | None, typer.Option(help="What the device is called, where the file does not say.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Packed plan that was run; its networks calibrate the table.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Make a table of somebody else's file, or of what a packed plan brought back."""
+    _require_csv(out)
+    from deepmad_hw.serde_table import write_table
+    from deepmad_hw.workflows.imports import ImportRequest, import_table
+    from deepmad_hw.workflows.profile import table_name
+
+    request = ImportRequest(name=table_name(out), device=device, batch=batch, plan=plan)
+    made = import_table(form, path, request)
+    write_table(out, made)
+    _tell(out, made, json=json)
+
+
+@table.command()
+def merge(
+    paths: Annotated[list[Path], typer.Argument(metavar="TABLE.csv...", help="Tables of one environment.")],
+    out: Out,
+    json: options.Json = False,
+) -> None:
+    """Make one table of several that were taken in the same environment."""
+    _require_csv(out)
+    from deepmad_hw.serde_table import write_table
+    from deepmad_hw.workflows.merge import merge as merged
+    from deepmad_hw.workflows.profile import table_name
+    from deepmad_hw.workflows.tables import load_table
+
+    made = merged([(path, load_table(path)) for path in paths], name=table_name(out))
+    write_table(out, made)
+    _tell(out, made, json=json)
+
+
+@table.command()
+def export(
+    path: TablePath,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
+    form: Annotated[str | None, typer.Option(help="csv or parquet; the file's ending if left out.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Write a table as one flat file for other programs, with its environment in every row."""
+    from deepmad_hw.workflows.table_export import export_table
+    from deepmad_hw.workflows.tables import load_table
+
+    found = load_table(path)
+    written = export_table(found, out, form=form)
+    if json:
+        output.answer_json({"schema": 1, "file": str(out), "form": written, "rows": len(found.rows)})
+        return
+    output.answer(f"{out}: {len(found.rows)} rows as {written}")
+
+
+@table.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="OLD.csv", help="Table that is compared with.")],
+    second: Annotated[Path, typer.Argument(metavar="NEW.csv", help="The other table.")],
+    rows: Annotated[bool, typer.Option("--rows", help="Show every layer, not the ones that differ most.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Say how the times of two tables differ: overall, and layer by layer."""
+    from deepmad_hw.workflows.merge import difference
+    from deepmad_hw.workflows.tables import load_table
+
+    found = difference(load_table(first), load_table(second))
+    if json:
+        output.answer_json(
+            {
+                "schema": 1,
+                "environment": list(found.environment),
+                "common_rows": len(found.rows),
+                "only_first": found.only_first,
+                "only_second": found.only_second,
+                "drift": found.drift,
+                "total_drift": found.total_drift,
+                "canary_drift": found.canary_drift,
+                "rows": [
+                    {**asdict(row.spec), "first_us": row.first_us, "second_us": row.second_us, "ratio": row.ratio}
+                    for row in found.rows
+                ],
+            }
+        )
+        return
+    _show_difference(found, found.rows if rows else found.rows[:SHOWN_DIFFERENCES])
+
+
+def _show_difference(found: TableDifference, rows: tuple[RowDifference, ...]) -> None:
+    for line in found.environment:
+        output.answer(f"environment: {line}")
+    drifts = (("median layer", found.drift), ("sum of layers", found.total_drift), ("canary", found.canary_drift))
+    told = ", ".join(f"{name} {'unknown' if value is None else f'{value - 1:+.1%}'}" for name, value in drifts)
+    output.answer(f"{len(found.rows)} common layers, {found.only_first} only first, {found.only_second} only second")
+    output.answer(told)
+    if rows:
+        output.answer("")
+        cells = [(_layer(row), f"{row.first_us:.4g}", f"{row.second_us:.4g}", f"{row.ratio - 1:+.1%}") for row in rows]
+        output.table(("layer", "first us", "second us", "change"), cells, numbers=(1, 2, 3))
+
+
+def _layer(row: RowDifference) -> str:
+    spec = row.spec
+    parts = [
+        spec.op if spec.op != "conv" else f"conv{spec.kernel}x{spec.kernel}",
+        f"{spec.in_channels}->{spec.out_channels}",
+        f"{spec.height}x{spec.width}",
+        f"stride {spec.stride}" if spec.stride > 1 else "",
+        f"groups {spec.groups}" if spec.groups > 1 else "",
+        spec.activation if spec.activation != "none" else "",
+        "add" if spec.residual else "",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _require_csv(out: Path) -> None:
+    if out.suffix != ".csv":
+        raise ConfigError(f"{out.name!r} is no CSV file", where="--out", hint=f"say --out {out.with_suffix('.csv')}")
+
+
+def _tell(out: Path, made: LatencyTable, *, json: bool) -> None:
+    measured = sum(bool(row.samples_us) for row in made.rows)
+    failed, networks = len(made.rows) - measured, len(made.calibration)
+    if json:
+        data = {"schema": 1, "table": str(out), "rows": measured, "failed": failed, "calibration_networks": networks}
+        output.answer_json({**data, "notes": list(made.notes)})
+        return
+    output.answer(f"{out}: {measured} layers, {failed} failed, {networks} calibration networks")
+    for note in made.notes:
+        output.answer(f"note: {note}")

@@ -1,25 +1,51 @@
-"""``deepmad-hw verify``: a stored design recomputed without a solver. Layer 4."""
+"""``deepmad-hw verify``: a stored design recomputed, or a file held against what it was made of. Layer 4."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deepmad_hw.cli import options, output
+from deepmad_hw.errors import InputFileError
+
+if TYPE_CHECKING:
+    from deepmad_hw.workflows.ladder import Rung
 
 
 def verify(
     path: Annotated[
-        Path, typer.Argument(metavar="DIR|FILE", help="Folder that `design --out` wrote, or an ONNX file.")
+        Path, typer.Argument(metavar="DIR|FILE", help="Folder that `design --out` wrote, or an exported file.")
     ],
+    against: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NETWORK|FILE",
+            help="What the file was made of: the design (run in PyTorch), then files in the order they were made.",
+        ),
+    ] = [],  # noqa: B006 - read only
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The design's trained weights (safetensors).")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Images to compare on (.npz); random ones otherwise.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many random images.")] = 256,
+    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Recompute what a stored design says, without a solver."""
-    if path.suffix == ".onnx":
+    """Recompute what a design says, or check a file; --against compares it with what it was made of, step by step."""
+    if against:
+        _climb([*against, str(path)], weights=weights, inputs=inputs, images=images, seed=seed, json=json)
+    elif path.suffix == ".onnx":
         _verify_file(path, json=json)
-        return
+    else:
+        _verify_design(path, json=json)
+
+
+def _verify_design(path: Path, *, json: bool) -> None:
     from deepmad_hw.workflows.verify import verify as recompute
 
     found = recompute(options.existing_folder(path))
@@ -42,3 +68,42 @@ def _verify_file(path: Path, *, json: bool) -> None:
         return
     for sentence in checked:
         output.answer(f"{path}: {sentence}")
+
+
+def _climb(forms: list[str], *, weights: Path | None, inputs: Path | None, images: int, seed: int, json: bool) -> None:
+    from deepmad_hw.workflows.ladder import broken, climb
+
+    with output.progress(f"running {len(forms)} forms of the network", total=len(forms)) as steps:
+        rungs = climb(
+            forms,
+            weights=weights,
+            inputs=inputs,
+            images=images,
+            seed=seed,
+            on_rung=lambda done: steps.advance(done=done),
+        )
+    worst = broken(rungs)
+    if json:
+        name = worst.name if worst is not None else None
+        output.answer_json({"schema": 1, "rungs": [asdict(rung) for rung in rungs], "broken": name})
+    else:
+        _show(rungs)
+    if worst is not None:
+        below = rungs[rungs.index(worst) - 1]
+        hint = "give the weights it was made with: --weights" if below.runtime == "torch" and weights is None else None
+        raise InputFileError(f"differs from {below.name}: {'; '.join(worst.faults)}", where=worst.name, hint=hint)
+
+
+def _show(rungs: tuple[Rung, ...]) -> None:
+    columns = ("form", "runtime", "precision", "max", "mean", "p99", "cosine", "top-1", "")
+    rows = [(rung.name, rung.runtime, rung.precision, *_figures(rung)) for rung in rungs]
+    output.table(columns, rows, title="differences from the line above", numbers=range(3, 8))
+
+
+def _figures(rung: Rung) -> tuple[str, ...]:
+    found = rung.parity
+    if found is None:
+        return ("", "", "", "", "", "reference")
+    top1 = "" if found.top1_agreement is None else f"{found.top1_agreement:.2%}"
+    differences = (f"{value:.2g}" for value in (found.max_abs, found.mean_abs, found.p99_abs))
+    return (*differences, f"{found.cosine:.6f}", top1, "broken" if rung.faults else "ok")

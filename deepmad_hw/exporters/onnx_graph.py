@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.costs import FLOAT32_BYTES
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.exporters.options import OnnxOptions
 from deepmad_hw.exporters.target import Target
 from deepmad_hw.exporters.weights import (
     NORM_EPSILON,
@@ -174,7 +175,9 @@ def save(model: Any, path: Path) -> None:
     write_atomically(path, model.SerializeToString(deterministic=True))
 
 
-def write(graph: Graph, weights: Mapping[str, Array], path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
+def write(
+    graph: Graph, weights: Mapping[str, Array], path: Path, metadata: Mapping[str, str], options: OnnxOptions
+) -> tuple[Path, ...]:
     """Write the network as a float32 model with batch norm folded in.
 
     Args:
@@ -182,16 +185,17 @@ def write(graph: Graph, weights: Mapping[str, Array], path: Path, metadata: Mapp
         weights: training form.
         path: where.
         metadata: facts stored in the file.
+        options: what was chosen.
 
     Raises:
         ConfigError: the weights do not fit or pass 2 GB.
         StorageError: the file could not be written.
     """
-    save(export_model(graph, weights, metadata=metadata), path)
+    save(export_model(graph, weights, batch=options.batch_axis, metadata=metadata), path)
     return (path,)
 
 
-TARGET = Target(name="onnx", suffix=".onnx", extra=None, write=write)
+TARGET = Target(name="onnx", suffix=".onnx", extra=None, write=write, options=OnnxOptions)
 
 
 def tensor_owner(graph: Graph) -> dict[str, str]:

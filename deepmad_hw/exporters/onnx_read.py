@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import shape_inference
 
 from deepmad_hw import reference, serde
 from deepmad_hw.errors import InputFileError, NotCoveredError
 from deepmad_hw.expand import expand
+from deepmad_hw.exporters import onnx_door
 from deepmad_hw.exporters.onnx_graph import (
     ARCHITECTURE_KEY,
     CLASSES_KEY,
-    MAX_MODEL_BYTES,
     REFERENCE_KEY,
     RESOLUTION_KEY,
 )
@@ -31,7 +30,9 @@ FREE_OPERATIONS = frozenset(
         "Add",
         "AveragePool",
         "BatchNormalization",
+        "Cast",
         "Clip",
+        "DequantizeLinear",
         "Flatten",
         "GlobalAveragePool",
         "HardSigmoid",
@@ -39,6 +40,7 @@ FREE_OPERATIONS = frozenset(
         "Identity",
         "MaxPool",
         "Mul",
+        "QuantizeLinear",
         "Relu",
         "Reshape",
         "Sigmoid",
@@ -75,6 +77,9 @@ def counts(model: Any) -> Counts:
             f"its shapes do not meet: {' '.join(str(error).split())}", where=model.graph.name
         ) from error
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    # A weight of int8 is that of the operation which takes it as a float again.
+    restored = (node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in weights)
+    weights |= {node.output[0]: weights[node.input[0]] for node in restored}
     shapes = {info.name: _image_shape(info) for info in (*graph.value_info, *graph.output)}
     trainable: set[str] = set()
     macs = 0
@@ -112,28 +117,9 @@ def load(path: Path) -> Any:
         path: the file.
 
     Raises:
-        InputFileError: it cannot be read, is too large, is no ONNX model, or points to other files.
+        InputFileError: it does not pass `onnx_door`.
     """
-    try:
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_MODEL_BYTES:
-            raise InputFileError(f"{size_bytes / 1e9:.1f} GB is more than one ONNX file holds", where=str(path))
-        model = onnx.load_model_from_string(path.read_bytes())
-    except OSError as error:
-        raise InputFileError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    except (DecodeError, ValueError) as error:
-        if isinstance(error, InputFileError):
-            raise
-        raise InputFileError("is no ONNX model", where=str(path)) from error
-    if not model.ir_version or not model.graph.node:
-        raise InputFileError("is no ONNX model", where=str(path))
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
-        raise InputFileError(
-            "keeps its weights in other files, which are not opened",
-            where=str(path),
-            hint="save it as one file (onnx.save_model with save_as_external_data=False)",
-        )
-    return model
+    return onnx_door.read_model(path)
 
 
 def read_identity(path: Path) -> dict[str, str]:
@@ -172,7 +158,19 @@ def graph_of(path: Path) -> Graph | None:
 
 
 def image_shape(path: Path) -> tuple[int, int, int]:
-    """Return channels, height and width of a model's one image input.
+    """Return channels, height and width of a model's one float32 image input.
+
+    Args:
+        path: an ONNX file.
+
+    Raises:
+        InputFileError: as `load`, or the model takes something else than one float32 image of a fixed size.
+    """
+    return _image(path, (onnx.TensorProto.FLOAT,))
+
+
+def input_shape(path: Path) -> tuple[int, int, int]:
+    """Return channels, height and width of a model's one image input, float32 or float16.
 
     Args:
         path: an ONNX file.
@@ -180,11 +178,15 @@ def image_shape(path: Path) -> tuple[int, int, int]:
     Raises:
         InputFileError: as `load`, or the model takes something else than one image of a fixed size.
     """
+    return _image(path, (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))
+
+
+def _image(path: Path, kinds: tuple[int, ...]) -> tuple[int, int, int]:
     model = load(path)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [info for info in model.graph.input if info.name not in weights]
     shapes = [_image_shape(info) for info in inputs]
-    is_float = all(info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for info in inputs)
+    is_float = all(info.type.tensor_type.elem_type in kinds for info in inputs)
     if len(shapes) != 1 or len(shapes[0]) != 3 or min(shapes[0]) < 1 or not is_float:
         raise InputFileError(
             "takes something else than one float image of a fixed size",
@@ -211,27 +213,3 @@ def _stated_graph(identity: Mapping[str, str], *, where: str) -> Graph | None:
         return reference.get(identity[REFERENCE_KEY], resolution=(height, width), classes=classes)
     except (KeyError, ValueError) as error:  # a ConfigError is a ValueError
         raise InputFileError(f"its facts make no reference network: {error}", where=where) from error
-
-
-def _tensors(model: Any) -> Iterator[Any]:
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        for node in function.node:
-            yield from _attribute_tensors(node)
-
-
-def _graph_tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _attribute_tensors(node)
-
-
-def _attribute_tensors(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        yield from (attribute.t, *attribute.tensors)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _graph_tensors(graph)

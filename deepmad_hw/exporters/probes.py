@@ -5,18 +5,20 @@ The device side reads this in `profilers.plan`; the two are held together by a c
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from deepmad_hw.costs import FLOAT32_BYTES
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import save, to_onnx
+from deepmad_hw.exporters.quantize import quantized
 from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.files import write_atomically
 from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
@@ -24,9 +26,17 @@ from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
 SCHEMA = 1
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "weights.bin"
+WEIGHT_STEP_BYTES = 64  # from one tensor's begin to the next one's
 CANARY = "canary"
+PRECISIONS = ("fp32", "int8")
 # Small enough that no depth overflows; the biases keep activations from fading into denormal numbers.
 WEIGHT_DEVIATION = 0.02
+# No time depends on the scales of int8, so they are made up. Runtimes use bytes only where a bias has the scale of its
+# input times that of its weight, so these hang together.
+INT8_DEVIATION = 30.0
+INT8_WEIGHT_SCALE = np.float32(0.01)
+INT8_RANGE = (-1.0, 1.0)
+INT8_BIAS_SCALE = INT8_WEIGHT_SCALE * np.float32((INT8_RANGE[1] - INT8_RANGE[0]) / 255)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +45,7 @@ class PackedProbe:
 
     Args:
         name: unique in the plan.
-        graph: the network, written with random weights; None where `file` is given.
+        graph: the network, written with random weights unless `file` is given; None where nothing is known of it.
         by_layer: whether its nodes are timed, or only the whole.
         file: an ONNX file, or None.
         input_shape: channels, height, width of the file's image.
@@ -49,7 +59,7 @@ class PackedProbe:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """Return the layers of the graph, none for a file."""
+        """Return the layers of the graph, none where only a file is known."""
         return self.graph.nodes if self.graph is not None else ()
 
 
@@ -84,39 +94,127 @@ def canary() -> Graph:
     return Graph(name=CANARY, in_channels=32, height=56, width=56, nodes=tuple(nodes), outputs=(source,))
 
 
-def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1) -> None:
+def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1, precision: str = "fp32") -> None:
     """Write a plan into a folder; the JSON comes last, so a folder with one is complete.
 
     Args:
         folder: made if it does not exist.
         probes: the networks, in the order of measuring.
         batch: images at once.
+        precision: one of `PRECISIONS`; files that exist already are taken to have it.
 
     Raises:
-        ConfigError: two networks of one name, or one called like the canary.
+        ConfigError: two networks of one name, one called like the canary, or no such precision.
+        MissingExtraError: int8, and ONNX Runtime, which quantises, is not installed.
         StorageError: the disk does not take it.
     """
+    require_precision(precision)
     folder.mkdir(parents=True, exist_ok=True)
     packed = [*probes, PackedProbe(name=CANARY, graph=canary())]
     names = [probe.name for probe in packed]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError("two networks of one name", where=name, hint="rename one of them")
-    largest = max(_values(node.spec) for probe in packed for node in probe.nodes)
-    random = np.random.default_rng(0)
-    blob = random.normal(0.0, WEIGHT_DEVIATION, largest).astype(np.float32)
-    write_atomically(folder / WEIGHTS_FILE, blob.tobytes())
-    entries = [_pack(folder, probe, batch) for probe in packed]
-    plan = {"schema": SCHEMA, "batch": batch, "precision": "fp32", "canary": entries[-1], "probes": entries[:-1]}
+    weights = _Int8Weights(packed) if precision == "int8" else _Float32Weights(packed)
+    write_atomically(folder / WEIGHTS_FILE, weights.data)
+    entries = [_pack(folder, probe, batch, weights) for probe in packed]
+    plan = {"schema": SCHEMA, "batch": batch, "precision": precision, "canary": entries[-1], "probes": entries[:-1]}
     write_atomically(folder / PLAN_FILE, (json.dumps(plan, indent=1) + "\n").encode())
 
 
-def _pack(folder: Path, probe: PackedProbe, batch: int) -> dict[str, Any]:
+def require_precision(precision: str) -> None:
+    """Refuse a precision that there are no probes of.
+
+    Args:
+        precision: what was asked for.
+
+    Raises:
+        ConfigError: it is none of `PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        hint = f"say {' or '.join(PRECISIONS)}"
+        raise ConfigError(f"no probes of precision {precision!r}", where="--precision", hint=hint)
+
+
+class _Float32Weights:
+    """One file of values that all tensors share, each network's one step after the other.
+
+    No two of a network begin at the same place: TensorRT takes tensors at one address for one tensor.
+    """
+
+    value_bytes = FLOAT32_BYTES
+
+    def __init__(self, packed: Sequence[PackedProbe]) -> None:
+        tensors = 2 * max(len(probe.nodes) for probe in packed)
+        self.data = _random(packed, WEIGHT_DEVIATION, extra=tensors * WEIGHT_STEP_BYTES // FLOAT32_BYTES).tobytes()
+
+    def model(self, graph: Graph, *, batch: int) -> Any:
+        offsets = itertools.count(0, WEIGHT_STEP_BYTES)
+
+        def tensor(name: str, shape: Shape) -> Any:
+            found = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+            _lay_out(found, offset=next(offsets))
+            return found
+
+        return to_onnx(graph, tensor, batch=batch)
+
+
+class _Int8Weights:
+    """One file for all quantised networks: weights, scales of weights, scales of biases, zeros.
+
+    The quantiser is given inline weights to treat as a whole, which is far quicker than channel by channel; its result
+    is then replaced by the file's tensors, with a scale for every channel.
+    """
+
+    value_bytes = 1
+
+    def __init__(self, packed: Sequence[PackedProbe]) -> None:
+        self._float32 = _random(packed, WEIGHT_DEVIATION)
+        weights = np.clip(np.rint(_random(packed, INT8_DEVIATION)), -127, 127).astype(np.int8)
+        channels = max(node.spec.out_channels for probe in packed for node in probe.nodes)
+        begin = -(-weights.size // FLOAT32_BYTES) * FLOAT32_BYTES
+        constants = [np.full(channels, value, np.float32) for value in (INT8_WEIGHT_SCALE, INT8_BIAS_SCALE, 0)]
+        self._weight_scale, self._bias_scale, self._zero = (begin + i * constants[0].nbytes for i in range(3))
+        self.data = weights.tobytes().ljust(begin, b"\0") + b"".join(values.tobytes() for values in constants)
+
+    def model(self, graph: Graph, *, batch: int) -> Any:
+        plain = to_onnx(graph, self._inline, batch=batch)
+        tensors = [graph_input.name for graph_input in plain.graph.input]
+        tensors += [output for node in plain.graph.node for output in node.output]
+        model = quantized(plain, dict.fromkeys(tensors, INT8_RANGE), per_channel=False)
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+                self._share(node, *(constants[name] for name in node.input))
+        return model
+
+    def _inline(self, name: str, shape: Shape) -> Any:
+        return numpy_helper.from_array(self._float32[: int(np.prod(shape))].reshape(shape), name)
+
+    def _share(self, node: Any, values: Any, scale: Any, zero: Any) -> None:
+        """Replace the weight or bias that a node dequantises, and give every output channel a scale of its own."""
+        is_bias = values.data_type == TensorProto.INT32
+        node.attribute.append(helper.make_attribute("axis", 0))
+        scale.dims[:] = zero.dims[:] = values.dims[:1]
+        _lay_out(values, offset=self._zero if is_bias else 0)
+        _lay_out(scale, offset=self._bias_scale if is_bias else self._weight_scale)
+        _lay_out(zero, offset=self._zero)
+
+
+_BYTES = {TensorProto.INT8: 1, TensorProto.FLOAT: FLOAT32_BYTES, TensorProto.INT32: 4}  # of one value
+
+
+def _random(packed: Sequence[PackedProbe], deviation: float, *, extra: int = 0) -> Any:
+    largest = max(_values(node.spec) for probe in packed for node in probe.nodes)
+    return np.random.default_rng(0).normal(0.0, deviation, largest + extra).astype(np.float32)
+
+
+def _pack(folder: Path, probe: PackedProbe, batch: int, weights: _Float32Weights | _Int8Weights) -> dict[str, Any]:
     file, shape = probe.file, probe.input_shape
-    weight_bytes = file.stat().st_size if file is not None else FLOAT32_BYTES * sum(map(_values, _specs(probe)))
-    if probe.graph is not None:
+    weight_bytes = file.stat().st_size if file is not None else weights.value_bytes * sum(map(_values, _specs(probe)))
+    if file is None and probe.graph is not None:
         file, shape = Path(f"{probe.name}.onnx"), (probe.graph.in_channels, probe.graph.height, probe.graph.width)
-        save(to_onnx(probe.graph, _shared_tensor, batch=batch), folder / file)
+        save(weights.model(probe.graph, batch=batch), folder / file)
     return {
         "name": probe.name,
         "file": str(file),
@@ -137,10 +235,11 @@ def _values(spec: LayerSpec) -> int:
     return spec.out_channels * spec.group_width * spec.kernel**2
 
 
-def _shared_tensor(name: str, shape: Shape) -> Any:
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+def _lay_out(tensor: Any, *, offset: int) -> None:
+    """Let a tensor's values lie in the shared file."""
+    for field in ("raw_data", "float_data", "int32_data"):
+        tensor.ClearField(field)
     tensor.data_location = TensorProto.EXTERNAL
-    length = FLOAT32_BYTES * int(np.prod(shape))
-    for key, value in (("location", WEIGHTS_FILE), ("offset", "0"), ("length", str(length))):
+    length = _BYTES[tensor.data_type] * int(np.prod(tensor.dims))
+    for key, value in (("location", WEIGHTS_FILE), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
-    return tensor

@@ -8,13 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deepmad_hw import registry
+from deepmad_hw.exporters.options import Options
 from deepmad_hw.exporters.weights import Array
 from deepmad_hw.layer import Graph
 
 _TARGETS = {
     "onnx": "deepmad_hw.exporters.onnx_graph:TARGET",
+    "onnx-fp16": "deepmad_hw.exporters.float16:TARGET",
+    "onnx-int8": "deepmad_hw.exporters.onnx_int8:TARGET",
+    "rtx": "deepmad_hw.exporters.rtx:TARGET",
+    "tensorrt": "deepmad_hw.exporters.tensorrt:TARGET",
     "torch": "deepmad_hw.exporters.torch_module:TARGET",
 }
 
@@ -27,14 +33,18 @@ class Target:
         name: as users call it.
         suffix: of the main file.
         extra: the extra it needs, or None.
-        write: takes the graph, training-form weights by state-dict name, the main file's path and the facts to
-            store; writes whole files or none; returns what it wrote, the main file first.
+        write: takes the graph, training-form weights by state-dict name, the main file's path, the facts to store and
+            the choices; writes whole files or none; returns what it wrote, the main file first.
+        options: record of the choices, one of `deepmad_hw.exporters.options.RECORDS` where there are any.
+        engine: library that builds an engine from what is written, or None where that is the result.
     """
 
     name: str
     suffix: str
     extra: str | None
-    write: Callable[[Graph, Mapping[str, Array], Path, Mapping[str, str]], tuple[Path, ...]]
+    write: Callable[[Graph, Mapping[str, Array], Path, Mapping[str, str], Any], tuple[Path, ...]]
+    options: type[Options] = Options
+    engine: str | None = None
 
 
 def names() -> tuple[str, ...]:

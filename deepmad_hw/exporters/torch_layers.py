@@ -1,13 +1,11 @@
-"""The layers of an exported network as plain PyTorch modules. Layer 3, torch only.
-
-Everything below the imports is also copied into every exported Python file, so it must stand alone.
-"""
+"""The layers of a network in training form as PyTorch modules. Layer 3, torch only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def activation(name: str) -> nn.Module:
@@ -29,8 +27,30 @@ def padding(kernel: int) -> int:
     return kernel // 2 if kernel % 2 else 0
 
 
+class DropPath(nn.Module):
+    """Leaves a residual branch out, image by image, while training.
+
+    Source: stochastic depth, Huang et al., ECCV 2016 (arXiv 1603.09382).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Return the branch, zero for some images and larger for the others, so that its mean stays."""
+        if not self.training or self.rate == 0:
+            return branch
+        keep = 1 - self.rate
+        return branch * branch.new_empty(len(branch), 1, 1, 1).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        """Return the rate."""
+        return str(self.rate)
+
+
 class Conv(nn.Conv2d):
-    """Convolution, batch norm, residual add, activation."""
+    """Convolution, batch norm, drop path, residual add, activation."""
 
     def __init__(
         self,
@@ -43,32 +63,36 @@ class Conv(nn.Conv2d):
         norm: bool = False,
         bias: bool = False,
         act: str = "none",
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel, stride=stride, padding=padding(kernel), groups=groups, bias=bias
         )
         self.norm = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
+        self.drop_path = DropPath(drop_path)
         self.act = activation(act)
 
     def forward(self, image: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return the layer's output."""
         features: Tensor = self.norm(super().forward(image))
         if residual is not None:
-            features = features + residual
+            features = self.drop_path(features) + residual
         output: Tensor = self.act(features)
         return output
 
 
 class Linear(nn.Linear):
-    """Fully connected layer with bias on flattened features, activation."""
+    """Fully connected layer with bias on flattened features, after dropout; activation."""
 
-    def __init__(self, in_features: int, out_features: int, *, act: str = "none") -> None:
+    def __init__(self, in_features: int, out_features: int, *, act: str = "none", dropout: float = 0.0) -> None:
         super().__init__(in_features, out_features)
+        self.dropout = dropout
         self.act = activation(act)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the layer's output."""
-        output: Tensor = self.act(super().forward(features.flatten(1)))
+        kept = functional.dropout(features.flatten(1), self.dropout, self.training)
+        output: Tensor = self.act(super().forward(kept))
         return output
 
 

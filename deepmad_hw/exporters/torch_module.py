@@ -6,15 +6,16 @@ Importing this file needs no torch; its functions do.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files as package_files
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters import extras
+from deepmad_hw.exporters.options import Options
 from deepmad_hw.exporters.target import Target
-from deepmad_hw.exporters.weights import Array, read_weights, require_weights, save_weights
+from deepmad_hw.exporters.torch_source import source_code
+from deepmad_hw.exporters.weights import Array, read_weights, require_shapes, require_weights, save_weights
 from deepmad_hw.files import write_atomically
 from deepmad_hw.layer import Graph, Node
 
@@ -26,7 +27,7 @@ __all__ = ["TARGET", "build", "load_weights", "read_weights", "save_weights", "s
 EXTRA = "torch"
 
 
-def build(graph: Graph) -> nn.Module:
+def build(graph: Graph, *, drop_path: float = 0.0, dropout: float = 0.0) -> nn.Module:
     """Return the network as a module in training form, batch norm unfolded, with torch's own first weights.
 
     Submodules have the nodes' names; state-dict names are those of `deepmad_hw.exporters.weights`, beside batch norm's
@@ -34,22 +35,43 @@ def build(graph: Graph) -> nn.Module:
 
     Args:
         graph: the network.
+        drop_path: rate at which the last residual branch is left out for an image while training; the rates of the
+            branches before it grow from 0 in equal steps.
+        dropout: rate at which the classifier's inputs are left out while training.
 
     Returns:
         A module that takes an image batch (N, channels, height, width) and returns the graph's one output, or a
         tuple of several.
 
     Raises:
-        ConfigError: a node has no PyTorch form here.
+        ConfigError: a node has no PyTorch form here, or a rate is none.
         MissingExtraError: torch is not installed.
     """
+    _require_rate(drop_path, "drop_path")
+    _require_rate(dropout, "dropout")
     layers = _layers()
+    rates = _drop_path_rates(graph, drop_path)
     placed = []
     for node in graph:
         kind, positional, named = _call(node)
+        if node.name in rates:
+            named["drop_path"] = rates[node.name]
+        if kind == "Linear" and node.name in graph.outputs:
+            named["dropout"] = dropout
         placed.append((node.name, getattr(layers, kind)(*positional, **named), node.inputs))
     module: nn.Module = layers.Network(placed, graph.outputs)
     return module
+
+
+def _require_rate(rate: float, where: str) -> None:
+    if not 0 <= rate < 1:
+        raise ConfigError(f"expected a rate of at least 0 and below 1, got {rate!r}", where=where)
+
+
+def _drop_path_rates(graph: Graph, highest: float) -> dict[str, float]:
+    """Return the rate of every residual branch by the node that ends it, growing linearly from 0 to `highest`."""
+    ends = [node.name for node in graph if node.spec.residual]
+    return {name: highest * index / max(len(ends) - 1, 1) for index, name in enumerate(ends)}
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Array]) -> None:
@@ -64,56 +86,19 @@ def load_weights(module: nn.Module, weights: Mapping[str, Array]) -> None:
         MissingExtraError: torch is not installed.
     """
     torch = extras.load("torch", extra=EXTRA)
-    try:
-        module.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
-    except RuntimeError as error:
-        raise ConfigError(f"the weights do not fit the network: {' '.join(str(error).split())}") from error
+    counters = "num_batches_tracked"
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items() if not name.endswith(counters)}
+    require_shapes(shapes, weights)
+    module.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, strict=False)
 
 
-def source_code(graph: Graph, *, weights_file: str) -> str:
-    """Return a Python file that builds the network with nothing but torch.
-
-    Args:
-        graph: the network.
-        weights_file: name of the weights' file, for the file's own instructions.
-
-    Raises:
-        ConfigError: a node has no PyTorch form here.
-    """
-    text = package_files("deepmad_hw.exporters").joinpath("torch_layers.py").read_text(encoding="utf-8")
-    layers = text.split('"""', 2)[2].lstrip()  # without the docstring, which speaks of this project
-    lines = [f"            ({node.name!r}, {_call_text(node)}, {list(node.inputs)!r})," for node in graph]
-    return _FILE.format(
-        name=_plain(graph.name),
-        shape=f"{graph.in_channels}, {graph.height}, {graph.width}",
-        weights_file=_plain(weights_file),
-        layers=layers,
-        lines="\n".join(lines),
-        outputs=list(graph.outputs),
-    )
-
-
-_FILE = '''"""{name}: a convolutional network for images of shape (N, {shape}), written by deepmad-hw.
-
-    from safetensors.torch import load_file
-    network = build()
-    network.load_state_dict(load_file("{weights_file}"))
-"""
-
-{layers}
-
-def build() -> Network:
-    """Return the network in training form."""
-    return Network(
-        [
-{lines}
-        ],
-        outputs={outputs!r},
-    )
-'''
-
-
-def write(graph: Graph, weights: Mapping[str, Array], path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
+def write(
+    graph: Graph,
+    weights: Mapping[str, Array],
+    path: Path,
+    metadata: Mapping[str, str],
+    options: Options = Options(),  # noqa: B008 - frozen
+) -> tuple[Path, ...]:
     """Write the network as ``FILE.py`` and its weights as ``FILE.safetensors``.
 
     Args:
@@ -121,6 +106,7 @@ def write(graph: Graph, weights: Mapping[str, Array], path: Path, metadata: Mapp
         weights: training form.
         path: the Python file.
         metadata: facts stored beside the weights.
+        options: nothing is chosen here.
 
     Returns:
         Both paths, the Python file first.
@@ -170,14 +156,3 @@ def _call(node: Node) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     defaults = {"kernel": 1, "stride": 1, "groups": 1, "norm": False, "bias": False, "act": "none"}
     named = own.get(str(kind), {}) | {"act": spec.activation}
     return str(kind), tuple(positional), {key: value for key, value in named.items() if value != defaults[key]}
-
-
-def _call_text(node: Node) -> str:
-    kind, positional, named = _call(node)
-    arguments = [repr(value) for value in positional] + [f"{key}={value!r}" for key, value in named.items()]
-    return f"{kind}({', '.join(arguments)})"
-
-
-def _plain(text: str) -> str:
-    """Return text that cannot end the docstring it is put in."""
-    return " ".join(text.split()).replace("\\", "/").replace('"', "'")

@@ -10,14 +10,40 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from deepmad_hw.errors import ConfigError, InputFileError
-from deepmad_hw.exporters import extras, onnx_graph, onnx_read, torch_module
+from deepmad_hw.exporters import extras, onnx_graph, onnx_read, runtime, torch_module
+from deepmad_hw.exporters import images as image_files
 from deepmad_hw.exporters.weights import Weights
 from deepmad_hw.layer import Graph
 
 TORCH_ONNX_TOLERANCE = 1e-4  # of the largest logit, for float32 on a CPU
 BOTH_EXTRAS = "cpu,torch"
+PRECISIONS = ("fp32", "fp16", "int8")  # from fine to coarse
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """How far a rung may be from the one below it.
+
+    Args:
+        relative_max: largest difference, as a share of the largest reference value; None sets no limit.
+        cosine: least cosine, exclusive.
+        top1_agreement: least share of images with the same largest logit.
+    """
+
+    relative_max: float | None = None
+    cosine: float = 0.0
+    top1_agreement: float = 0.0
+
+
+# Source: what NVIDIA and Polygraphy ask of float16 and float32, and common practice for int8 on logits.
+TOLERANCES = {
+    "fp32": Tolerance(relative_max=TORCH_ONNX_TOLERANCE, top1_agreement=1.0),
+    "fp16": Tolerance(relative_max=1e-2, cosine=0.999),
+    "int8": Tolerance(cosine=0.99, top1_agreement=0.97),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +65,52 @@ class Parity:
     relative_max: float
     cosine: float
     top1_agreement: float | None
+
+
+def breaches(parity: Parity, tolerance: Tolerance) -> tuple[str, ...]:
+    """Return what is beyond a tolerance, each in a few words.
+
+    Args:
+        parity: how far a rung is from the one below.
+        tolerance: how far it may be.
+    """
+    found = []
+    if tolerance.relative_max is not None and parity.relative_max > tolerance.relative_max:
+        found.append(
+            f"largest difference {parity.relative_max:.2g} of the largest value, above {tolerance.relative_max:g}"
+        )
+    if parity.cosine <= tolerance.cosine:
+        found.append(f"cosine {parity.cosine:.5f}, not above {tolerance.cosine:g}")
+    if parity.top1_agreement is not None and parity.top1_agreement < tolerance.top1_agreement:
+        found.append(f"top-1 agreement {parity.top1_agreement:.2%}, below {tolerance.top1_agreement:.0%}")
+    return tuple(found)
+
+
+def precision_of(model: Any) -> str:
+    """Return in which numbers a model computes: the coarsest of `PRECISIONS` found in it.
+
+    Args:
+        model: an `onnx.ModelProto`.
+    """
+    if any(node.op_type in ("QuantizeLinear", "QLinearConv") for node in model.graph.node):
+        return "int8"
+    halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return "fp16" if halves else "fp32"
+
+
+def compare_outputs(reference: Sequence[NDArray[Any]], candidate: Sequence[NDArray[Any]]) -> Parity:
+    """Return how far all outputs of a network together are from those of another.
+
+    Args:
+        reference: outputs taken as right.
+        candidate: outputs of the same shapes, in the same order.
+
+    Raises:
+        ConfigError: as `compare`.
+    """
+    if len(reference) == len(candidate) == 1:
+        return compare(reference[0], candidate[0])
+    return compare(_flat(reference), _flat(candidate))
 
 
 def compare(reference: NDArray[Any], candidate: NDArray[Any]) -> Parity:
@@ -85,8 +157,7 @@ def random_images(graph: Graph, *, seed: int, images: int) -> NDArray[np.float32
     Returns:
         An array (images, channels, height, width).
     """
-    shape = (images, graph.in_channels, graph.height, graph.width)
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    return image_files.random_images((graph.in_channels, graph.height, graph.width), images=images, seed=seed)
 
 
 def run_onnx(model: bytes, image: NDArray[np.float32], *, where: str = "onnx") -> list[NDArray[np.float32]]:
@@ -101,16 +172,7 @@ def run_onnx(model: bytes, image: NDArray[np.float32], *, where: str = "onnx") -
         InputFileError: ONNX Runtime refuses the model.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    runtime = extras.load("onnxruntime", extra="cpu")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised, not logged
-    try:
-        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        outputs: list[NDArray[np.float32]] = session.run(None, {session.get_inputs()[0].name: image})
-    except Exception as error:  # its exceptions share no base of their own
-        raise InputFileError(f"ONNX Runtime refuses it: {_one_line(error)}", where=where) from error
-    return outputs
+    return runtime.session(model, where=where).run(image)
 
 
 def verify_torch_onnx(graph: Graph, weights: Weights, *, seed: int = 0, images: int = 2) -> Parity:
@@ -133,20 +195,32 @@ def verify_torch_onnx(graph: Graph, weights: Weights, *, seed: int = 0, images: 
         extras.load(package, extra=BOTH_EXTRAS)
     image = random_images(graph, seed=seed, images=images)
     exported = run_onnx(onnx_graph.export_model(graph, weights, batch=images).SerializeToString(), image)
-    built = _run_torch(graph, weights, image)
-    if len(built) == 1:
-        return compare(built[0], exported[0])
-    return compare(_flat(built), _flat(exported))
+    built = run_torch(graph, weights, image)
+    return compare_outputs(built, exported)
 
 
-def _run_torch(graph: Graph, weights: Weights, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def run_torch(graph: Graph, weights: Weights, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return the outputs of the PyTorch module of a graph.
+
+    Args:
+        graph: the network.
+        weights: training form.
+        image: (images, channels, height, width).
+
+    Raises:
+        ConfigError: the weights do not fit.
+        MissingExtraError: torch is not installed.
+    """
     torch = extras.load("torch", extra=BOTH_EXTRAS)
     module = torch_module.build(graph)
     torch_module.load_weights(module, weights)
     module.eval()
+    parts = []
     with torch.inference_mode():
-        found = module(torch.from_numpy(image))
-    return [output.numpy() for output in (found if isinstance(found, tuple) else (found,))]
+        for chunk in torch.from_numpy(image).split(runtime.IMAGES_AT_ONCE):
+            found = module(chunk)
+            parts.append(found if isinstance(found, tuple) else (found,))
+    return [torch.cat(output).numpy() for output in zip(*parts, strict=True)]
 
 
 def _flat(outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -169,10 +243,11 @@ def check_onnx(path: Path, *, seed: int = 0) -> dict[str, tuple[int, ...]]:
     """
     where = str(path)
     model = onnx_read.load(path)
+    _require_written_opset(model, where=where)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InputFileError(f"is no valid ONNX model: {_one_line(error)}", where=where) from error
+        raise InputFileError(f"is no valid ONNX model: {runtime.one_line(error)}", where=where) from error
     image = np.random.default_rng(seed).standard_normal(_input_shape(model, where=where), dtype=np.float32)
     names = [output.name for output in model.graph.output]
     outputs = run_onnx(model.SerializeToString(), image, where=where)
@@ -182,17 +257,21 @@ def check_onnx(path: Path, *, seed: int = 0) -> dict[str, tuple[int, ...]]:
     return {name: output.shape for name, output in zip(names, outputs, strict=True)}
 
 
+def _require_written_opset(model: Any, *, where: str) -> None:
+    """Refuse one of our own files that says another opset than this program writes: a tool has changed it."""
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if model.producer_name == onnx_graph.PRODUCER and opsets != {"": onnx_graph.OPSET}:
+        said = ", ".join(f"{domain} {version}".strip() for domain, version in opsets.items())
+        raise InputFileError(f"says opset {said}, expected {onnx_graph.OPSET}", where=where, hint="export it anew")
+
+
 def _input_shape(model: Any, *, where: str) -> tuple[int, ...]:
     """Return the one input's shape; a free batch becomes 1."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
-    if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != 1:
-        raise InputFileError("expected one float32 input", where=where)
+    if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        raise InputFileError("expected one input of float32 or float16", where=where)
     batch, *sizes = (size.dim_value for size in inputs[0].type.tensor_type.shape.dim)
     if not all(sizes):
         raise InputFileError(f"the size of input {inputs[0].name!r} is not fixed", where=where)
     return (batch or 1, *sizes)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

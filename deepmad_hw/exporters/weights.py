@@ -124,10 +124,10 @@ def fold_norms(graph: Graph, weights: Mapping[str, Array]) -> Weights:
 
     Args:
         graph: the network.
-        weights: training form; entries of other names are ignored.
+        weights: training form.
 
     Raises:
-        ConfigError: a parameter is missing or has another shape.
+        ConfigError: a parameter is missing, unknown or has another shape.
     """
     folded: Weights = {}
     require_weights(graph, weights)
@@ -155,21 +155,48 @@ def _fold_node(name: str, weights: Mapping[str, Array]) -> Weights:
 
 
 def require_weights(graph: Graph, weights: Mapping[str, Array]) -> None:
-    """Refuse weights that do not fit a graph's training form.
+    """Refuse weights that are not those of a graph's training form: every parameter and no other.
 
     Args:
         graph: the network.
         weights: parameters by state-dict name.
 
     Raises:
-        ConfigError: a parameter is missing or has another shape.
+        ConfigError: a parameter is missing, unknown or has another shape.
     """
-    expected = {key: shape for node in graph for key, shape in parameter_shapes(node).items()}
+    require_shapes({key: shape for node in graph for key, shape in parameter_shapes(node).items()}, weights)
+
+
+def require_shapes(expected: Mapping[str, Shape], weights: Mapping[str, Array]) -> None:
+    """Refuse weights of other names or shapes than expected, naming the first one and what may have happened.
+
+    Args:
+        expected: shapes by name.
+        weights: parameters by name.
+
+    Raises:
+        ConfigError: a parameter is missing, unknown or has another shape.
+    """
     for key, shape in expected.items():
         if key not in weights:
-            raise ConfigError("no such parameter among the weights", where=key)
-        if weights[key].shape != shape:
-            raise ConfigError(f"expected a parameter of shape {shape}, got {weights[key].shape}", where=key)
+            raise ConfigError("no such parameter among the weights", where=key, hint=_wrapper_hint(key, weights))
+        found = weights[key].shape
+        if found != shape:
+            # Only classifiers have weights of two dimensions.
+            refitted = len(shape) == len(found) == 2 and shape[1] == found[1]
+            hint = f"the weights know {found[0]} classes: say so with --classes {found[0]}" if refitted else None
+            raise ConfigError(f"expected a parameter of shape {shape}, got {found}", where=key, hint=hint)
+    for key in weights:
+        if key not in expected:
+            raise ConfigError("the network has no such parameter", where=key, hint="are these weights of another one?")
+
+
+def _wrapper_hint(key: str, weights: Mapping[str, Array]) -> str | None:
+    """Return what to do about names to which a wrapper (DistributedDataParallel, torch.compile) added its own."""
+    prefix = next((name.removesuffix(key) for name in weights if name.endswith(f".{key}")), None)
+    if prefix is None:
+        return None
+    return f"it is called {prefix + key!r} there: save the state dict of the module inside the wrapper"
 
 
 def save_weights(path: Path, weights: Mapping[str, Array], *, metadata: Mapping[str, str] | None = None) -> None:

@@ -9,14 +9,16 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pyomo.core.expr import LinearExpression
 
 from deepmad_hw import entropy
-from deepmad_hw.optimize.coefficients import Coefficients, restricted
-from deepmad_hw.optimize.milp import Milp, Sum, build, largest_log_fan_in
+from deepmad_hw.optimize.coefficients import Coefficients
+from deepmad_hw.optimize.knots import narrow
+from deepmad_hw.optimize.milp import Milp, Range, Sum, build, log_fan_in_ranges
 from deepmad_hw.optimize.solvers import HighsModel
 
 Floats = NDArray[np.float64]
@@ -24,8 +26,8 @@ Ints = NDArray[np.int64]
 
 MAX_SOLVES = 60  # of the whole model: new tangents or refused designs
 GAP_SHARE = 0.99  # of the tolerance that the solver is asked for; the rest is for the penalty and rounding
-MAX_REDUCTIONS = 4  # rounds of dropping pairs that no good enough design has
-WORTH_A_ROUND = 0.8  # another round follows one that left at most this share of the pairs
+MAX_REDUCTIONS = 8  # rounds of dropping pairs that no good enough design has
+WORTH_A_ROUND = 0.8  # another round follows one that left at most this share of the pairs, or of the bound's excess
 BOUND_SAFETY = 1e-6  # relative, on bounds that come from relaxations
 
 Judge = Callable[[Ints], float | None]  # objective of a design if the checker takes it, else None
@@ -98,6 +100,7 @@ def certify(
     gap: float,
     deadline: float,
     threads: int = 1,
+    log: Path | None = None,
 ) -> Certified:
     """Return the best design within a relative gap of a proved bound, or what was reached by the deadline.
 
@@ -108,6 +111,7 @@ def certify(
         gap: (bound - objective) / objective to reach.
         deadline: `time.monotonic` at which to stop.
         threads: of the solver.
+        log: file to which the solver adds its own words, or None.
     """
     state = _State(design=None, objective=-math.inf)
     if start is not None:
@@ -115,16 +119,16 @@ def certify(
     reduced = _reduced(tables, state, gap=gap, threads=threads, deadline=deadline)
     if reduced is None:
         return state.result()
-    milp = build(reduced[0], largest=reduced[1])
+    milp = build(reduced[0], ranges=reduced[1])
     if state.design is not None:
         _demand(milp, milp.objective, state.target)
-    solver = HighsModel(milp.model, threads=threads)
+    solver = HighsModel(milp.model, threads=threads, log=log)
     while state.solves < MAX_SOLVES and time.monotonic() < deadline and not state.infeasible:
         refused = state.refused
         if not _solve_once(milp, solver, state, judge, gap=gap, deadline=deadline) or state.gap <= gap:
             break
         if state.refused > refused:
-            solver = HighsModel(milp.model, threads=threads)
+            solver = HighsModel(milp.model, threads=threads, log=log)
     return state.result()
 
 
@@ -139,31 +143,31 @@ def _consider(state: _State, design: Ints, judge: Judge) -> bool:
 
 def _reduced(
     tables: Coefficients, state: _State, *, gap: float, threads: int, deadline: float
-) -> tuple[Coefficients, list[Floats]] | None:
+) -> tuple[Coefficients, list[Range]] | None:
     """Return the tables without pairs that no good enough design has, and bounds on the sum of log w by width.
 
     Good enough is what would still matter: better than the design in hand by more than the gap. All else is bounded
     by that target. Returns None where nothing is left to search.
     """
-    largest = largest_log_fan_in(tables)
-    if state.design is not None:
-        state.target = state.objective + GAP_SHARE * gap * abs(state.objective)
-    for turn in range(MAX_REDUCTIONS):
-        milp = build(tables, largest=largest)
-        if state.design is not None:
-            _demand(milp, milp.objective, state.target)
-        solver = HighsModel(milp.model, threads=threads)
-        if not _tighten(milp, solver, largest, deadline):
-            _note_infeasible(state)
-            return None
-        before = _pairs(tables)
-        tables = _without_poor_pairs(milp, solver, tables, state, deadline)
-        if state.gap <= gap:
-            state.stopped = "the relaxation's bound is close enough"
-            return None
-        if turn and _pairs(tables) > WORTH_A_ROUND * before:
+    ranges = log_fan_in_ranges(tables)
+    if state.design is None:
+        return tables, ranges
+    state.target = state.objective + GAP_SHARE * gap * abs(state.objective)
+    spare = math.inf
+    for _ in range(MAX_REDUCTIONS):
+        narrowed = narrow(tables, ranges, state.design, state.target, threads=threads, deadline=deadline)
+        if narrowed is None:
             break
-    return tables, largest
+        state.bound = min(state.bound, max(narrowed.bound, state.target))
+        if state.bound <= state.target or narrowed.is_empty:
+            state.bound = state.target
+            state.stopped = "nothing better within the gap is left"
+            return None
+        before, tables, ranges = _pairs(tables), narrowed.tables, narrowed.ranges
+        spare, spare_before = narrowed.bound - state.target, spare
+        if spare > WORTH_A_ROUND * spare_before and _pairs(tables) > WORTH_A_ROUND * before:
+            break
+    return tables, ranges
 
 
 def _demand(milp: Milp, total: Sum, least: float) -> None:
@@ -173,46 +177,6 @@ def _demand(milp: Milp, total: Sum, least: float) -> None:
 
 def _pairs(tables: Coefficients) -> int:
     return sum(int(grid.allows_in_inner.sum() + 2 * grid.allows_out_inner.sum()) for grid in tables.stages)
-
-
-def _tighten(milp: Milp, solver: HighsModel, largest: list[Floats], deadline: float) -> bool:
-    """Lower the bounds on the sum of log w by the relaxation's own word; return False if it has no point."""
-    for index, stage in enumerate(milp.stages, start=1):
-        total = Sum().add(stage.log_fan_in, 1.0)
-        solver.maximise(total.variables, total.factors)
-        outcome = solver.run(relaxed=True, time_limit_s=max(0.0, deadline - time.monotonic()))
-        if outcome.infeasible:
-            return False
-        if outcome.optimal and outcome.bound is not None:
-            largest[index] = np.minimum(largest[index], outcome.bound * (1 + BOUND_SAFETY))
-    return True
-
-
-def _without_poor_pairs(
-    milp: Milp, solver: HighsModel, tables: Coefficients, state: _State, deadline: float
-) -> Coefficients:
-    """Drop the pairs whose reduced costs bring the relaxation's optimum below the target (reduced-cost fixing)."""
-    solver.maximise(milp.objective.variables, milp.objective.factors)
-    outcome = solver.run(relaxed=True, time_limit_s=max(0.0, deadline - time.monotonic()))
-    if not outcome.optimal or outcome.bound is None or state.design is None:
-        return tables
-    state.bound = min(state.bound, max(outcome.bound, state.target))
-    spare = outcome.bound - state.target + BOUND_SAFETY * abs(outcome.bound)
-    masks = []
-    given = solver.losses(milp.stem)
-    before = state.design[0]
-    for index, stage in enumerate(milp.stages):
-        width, inner = solver.losses(stage.width), solver.losses(stage.inner)
-        kept = (
-            solver.losses(stage.first_in) + given[:, None] + inner[None, :] < spare,
-            solver.losses(stage.skip) + given[:, None] + width[None, :] < spare,
-            solver.losses(stage.first_out) + width[:, None] + inner[None, :] < spare,
-        )
-        out, chosen = state.design[1 + 3 * index], state.design[2 + 3 * index]
-        kept[0][before, chosen] = kept[1][before, out] = kept[2][out, chosen] = True
-        masks.append(kept)
-        given, before = width, out
-    return restricted(tables, masks)
 
 
 def _solve_once(milp: Milp, solver: HighsModel, state: _State, judge: Judge, *, gap: float, deadline: float) -> bool:

@@ -286,6 +286,23 @@ def coefficients(problem: Problem, models: Mapping[str, LatencyModel]) -> Coeffi
     )
 
 
+def with_limits(tables: Coefficients, problem: Problem, models: Mapping[str, LatencyModel]) -> Coefficients:
+    """Return the tables of a problem that differs from another one in the values of its limits only.
+
+    Args:
+        tables: of the other problem.
+        problem: the problem.
+        models: latency models by table name.
+
+    Raises:
+        ConfigError: it differs in more.
+    """
+    asked, made = ([limit.table for limit in each.limits.latency] for each in (problem, tables.problem))
+    if problem.space != tables.problem.space or problem.penalty != tables.problem.penalty or asked != made:
+        raise ConfigError("the problems differ in more than the values of their limits", where=problem.name)
+    return replace(tables, problem=problem, limits=_additive_limits(problem, models))
+
+
 def _additive_limits(problem: Problem, models: Mapping[str, LatencyModel]) -> dict[str, float]:
     """Return the limits on additive quantities by name; a latency budget becomes one on the prediction (ms)."""
     limits = problem.limits

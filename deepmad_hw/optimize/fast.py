@@ -7,7 +7,7 @@ tables, the true depth penalty and every limit. The result is a good design, and
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -77,13 +77,17 @@ class Search:
         """
         self._refused.add(design.tobytes())
 
-    def run(self, start: ContinuousDesign | None) -> Found | None:
+    def run(self, start: ContinuousDesign | None, *, known: Sequence[Ints] = ()) -> Found | None:
         """Return the best design found that keeps every limit, or None.
 
         Args:
             start: the continuous point, if there is one.
+            known: choices of designs that may be near a good one.
         """
         best = current = self._climb(self._first(start))
+        for design in known:
+            found = self._climb(design)
+            best = current = max(best, found, key=lambda candidate: candidate[0])
         for _ in range(self._kicks):
             if self._deadline is not None and time.monotonic() > self._deadline:
                 break

@@ -2,10 +2,11 @@
 
 One binary per width (`p`) and per inner choice (`q`), one integer per depth. Costs depend on pairs of neighbouring
 choices, so pair variables (`u`, `w`, `v`, transport plans between one-hot choices) carry the exact tables as linear
-coefficients, and `n` counts further blocks per pair. The score multiplies the logarithm of a scale's width with the
-sum of log w up to there: that sum travels along with the widths (`z[o]` is the sum if the width is o, else 0), so
-the product is linear and needs no big constant but a valid bound on the sum. rho's ``D log D`` is exact by chords
-between attainable D; the penalty Q is convex and bounded from below by tangents, so the model's optimum is a bound.
+coefficients. A number that goes with a pair, between a least and a most, is the pair taken twice, once at each end: the
+further blocks of `v`, the sum of log w that travels with `w`. The score multiplies the logarithm of a scale's width
+with that sum (`z[o]` is the sum if the width is o, else 0), so the product is linear and needs no big constant but
+valid bounds on the sum. rho's ``D log D`` is exact by chords between attainable D; the penalty Q is convex and bounded
+from below by tangents, so the model's optimum is a bound.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyomo.environ as pyo
@@ -34,6 +35,14 @@ ROW_SCALE = 1000.0  # a limit's row ends at this, so that a solver's absolute to
 TURNS = 6  # of a polyhedral cone: the norm of two numbers comes out at most 0.03 % too small
 SPREAD_STEP = 0.1  # between tangents of exp: Q comes out at most 0.13 % too small
 STEEPEST = 8.0  # standard deviation of depths beyond which no more tangents are laid (Q is 30,000 there)
+
+
+class RowPlace(NamedTuple):
+    """Which rows there are one of for each choice: of what kind, in which stage, along which axes."""
+
+    kind: str
+    stage: int
+    axes: tuple[str, ...]
 
 
 @dataclass(kw_only=True)
@@ -94,9 +103,8 @@ class StageModel:
         inner: [inner] binaries q.
         depth: integer.
         first_in: [in, inner] u.
-        skip: [in, out] w.
-        first_out: [out, inner] v.
-        further: [out, inner] n, number of further blocks.
+        skip: [2, in, out] w, with the least and the largest sum of log w that comes with a width.
+        first_out: [2, out, inner] v, with the fewest and the most further blocks.
         added: [out, inner] x, first blocks that add their input; None anywhere if no table minds.
         log_fan_in: [out] z, sum of log w up to here if the width is this one, else 0.
     """
@@ -107,7 +115,6 @@ class StageModel:
     first_in: Variables
     skip: Variables
     first_out: Variables
-    further: Variables
     added: Variables
     log_fan_in: Variables
 
@@ -174,31 +181,48 @@ def _chosen(choice: Variables) -> int:
 # --- building -------------------------------------------------------------------------------------------------------
 
 
-def largest_log_fan_in(tables: Coefficients) -> list[Floats]:
-    """Return for the stem and every stage the largest sum of log w up to there by width, whatever it costs.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Range:
+    """What the sum of log w up to the stem or a stage may be, by width there.
+
+    Args:
+        least: [out].
+        most: [out].
+    """
+
+    least: Floats
+    most: Floats
+
+
+def log_fan_in_ranges(tables: Coefficients) -> list[Range]:
+    """Return for the stem and every stage what the sum of log w up to there may be, whatever it costs.
 
     Args:
         tables: the problem's tables.
     """
-    found = [tables.log_fan_in.stem]
+    found = [Range(least=tables.log_fan_in.stem, most=tables.log_fan_in.stem)]
     for i, grid in enumerate(tables.stages):
-        further = np.maximum(tables.log_fan_in.stages[i].further, 0)
-        step = first_block(tables, tables.log_fan_in, i) + (grid.depth[1] - 1) * further[None]
-        total = np.where(whole_stage(tables, i), found[-1][:, None, None] + step, 0.0)
-        found.append(np.asarray(total.max(axis=(0, 2))))
+        first, further = first_block(tables, tables.log_fan_in, i), tables.log_fan_in.stages[i].further
+        ends = np.stack([(depth - 1) * further for depth in grid.depth])
+        before, allowed = found[-1], whole_stage(tables, i)
+        least = np.where(allowed, before.least[:, None, None] + first + ends.min(axis=0), np.inf).min(axis=(0, 2))
+        most = np.where(allowed, before.most[:, None, None] + first + ends.max(axis=0), -np.inf).max(axis=(0, 2))
+        there = np.isfinite(most)
+        found.append(Range(least=np.where(there, least, 0.0), most=np.where(there, most, 0.0)))
     return found
 
 
-def build(tables: Coefficients, *, largest: Sequence[Floats], leave_out: str | None = None) -> Milp:
+def build(tables: Coefficients, *, ranges: Sequence[Range], leave_out: str | None = None) -> Milp:
     """Return the model of a problem.
 
     Args:
         tables: the problem's tables.
-        largest: valid upper bounds on the sum of log w by width, for the stem and every stage.
+        ranges: valid bounds on the sum of log w by width, for the stem and every stage.
         leave_out: name of a limit that is not imposed, or `ALL_LIMITS`.
     """
     model = pyo.ConcreteModel(name=tables.problem.name)
     model.rows = pyo.ConstraintList()
+    model.by_choice = pyo.Constraint(pyo.Any)
     model.stem = pyo.Var(np.flatnonzero(whole_stage(tables, 0).any(axis=(1, 2))).tolist(), domain=pyo.Binary)
     stem = _table(model.stem, (len(tables.stem_widths),))
     _equal(model, Sum().add(stem, 1.0), 1.0)
@@ -206,9 +230,10 @@ def build(tables: Coefficients, *, largest: Sequence[Floats], leave_out: str | N
     stages: list[StageModel] = []
     for i, grid in enumerate(tables.stages):
         given = stages[-1].width if stages else stem
-        stage = _stage_variables(model.stage[i + 1], grid, minds=_minds_adding(tables, i))
-        _link(model, grid, stage, given)
-        _carry_log_fan_in(model, tables, i, stage, stages[-1].log_fan_in if stages else None, stem, largest)
+        minds = _minds_adding(tables, i)
+        stage = _stage_variables(model.stage[i + 1], grid, minds=minds, carries=ranges[i].least < ranges[i].most)
+        _link(model, i, grid, stage, given)
+        _carry_log_fan_in(model, tables, i, stage, stages[-1].log_fan_in if stages else None, ranges)
         stages.append(stage)
     model.penalty = pyo.Var(bounds=(entropy.PENALTY_WEIGHT, None))
     milp = Milp(
@@ -240,69 +265,73 @@ def _at_most(model: Any, total: Sum, value: float) -> None:
     model.rows.add((None, total.expression(), value))
 
 
+def _by_choice(model: Any, place: RowPlace, choices: tuple[int, ...], total: Sum, *, equal: bool = False) -> None:
+    """Add ``total <= 0``, or ``= 0``, for one choice of a stage; other grids have the same row for theirs."""
+    model.by_choice[place, choices] = (0.0 if equal else None, total.expression(), 0.0)
+
+
 def _minds_adding(tables: Coefficients, stage: int) -> bool:
     return any(bool(tables.quantities[name].stages[stage].identity.any()) for name in tables.limits)
 
 
-def _stage_variables(block: Any, grid: StageGrid, *, minds: bool) -> StageModel:
-    shape_in, shape_skip = grid.allows_in_inner.shape, grid.allows_in_out.shape
-    shape_out, last = grid.allows_out_inner.shape, grid.depth[1] - 1
+def _stage_variables(block: Any, grid: StageGrid, *, minds: bool, carries: NDArray[np.bool_]) -> StageModel:
+    shape_in, shape_skip, shape_out = (
+        pairs.shape for pairs in (grid.allows_in_inner, grid.allows_in_out, grid.allows_out_inner)
+    )
 
-    def pairs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-        return [(int(row), int(column)) for row, column in np.argwhere(mask)]
+    def places(mask: NDArray[np.bool_]) -> list[tuple[int, ...]]:
+        return [tuple(place) for place in np.argwhere(mask).tolist()]
 
-    block.p = pyo.Var(sorted({out for _, out in pairs(grid.allows_in_out)}), domain=pyo.Binary)
-    block.q = pyo.Var(sorted({inner for _, inner in pairs(grid.allows_out_inner)}), domain=pyo.Binary)
+    block.p = pyo.Var(sorted({out for _, out in places(grid.allows_in_out)}), domain=pyo.Binary)
+    block.q = pyo.Var(sorted({inner for _, inner in places(grid.allows_out_inner)}), domain=pyo.Binary)
     block.depth = pyo.Var(bounds=grid.depth, domain=pyo.Integers)
-    block.u = pyo.Var(pairs(grid.allows_in_inner), bounds=(0, 1))
-    block.w = pyo.Var(pairs(grid.allows_in_out), bounds=(0, 1))
-    block.v = pyo.Var(pairs(grid.allows_out_inner), bounds=(0, 1))
-    block.n = pyo.Var(pairs(grid.allows_out_inner), bounds=(0, last))
+    block.u = pyo.Var(places(grid.allows_in_inner), bounds=(0, None))
+    skips = np.stack([grid.allows_in_out, grid.allows_in_out & carries[:, None]])
+    block.w = pyo.Var(places(skips), bounds=(0, None))
+    blocks = np.stack([grid.allows_out_inner, grid.allows_out_inner & (grid.depth[0] < grid.depth[1])])
+    block.v = pyo.Var(places(blocks), bounds=(0, None))
     meets = np.asarray((grid.same & grid.allows_in_out).any(axis=0))
-    adds = grid.allows_out_inner & meets.reshape(-1, 1) & minds
-    block.x = pyo.Var(pairs(adds), bounds=(0, 1))
+    block.x = pyo.Var(places(grid.allows_out_inner & meets.reshape(-1, 1) & minds), bounds=(0, 1))
     block.z = pyo.Var(list(block.p), bounds=(0, None))
     return StageModel(
         width=_table(block.p, shape_skip[1:]),
         inner=_table(block.q, shape_in[1:]),
         depth=block.depth,
         first_in=_table(block.u, shape_in),
-        skip=_table(block.w, shape_skip),
-        first_out=_table(block.v, shape_out),
-        further=_table(block.n, shape_out),
+        skip=_table(block.w, (2, *shape_skip)),
+        first_out=_table(block.v, (2, *shape_out)),
         added=_table(block.x, shape_out),
         log_fan_in=_table(block.z, shape_skip[1:]),
     )
 
 
-def _link(model: Any, grid: StageGrid, stage: StageModel, given: Variables) -> None:
-    """Tie pairs to choices: row sums are one choice, column sums the other."""
-    for pairs, rows, columns in (
-        (stage.first_in, given, stage.inner),
-        (stage.skip, given, stage.width),
-        (stage.first_out, stage.width, stage.inner),
+def _link(model: Any, index: int, grid: StageGrid, stage: StageModel, given: Variables) -> None:
+    """Tie pairs to choices: row sums are one choice, column sums the other; and further blocks to the depth."""
+    for kind, pairs, ends in (
+        ("first_in", stage.first_in[None], {"in": given, "inner": stage.inner}),
+        ("skip", stage.skip, {"in": given, "out": stage.width}),
+        ("first_out", stage.first_out, {"out": stage.width, "inner": stage.inner}),
     ):
-        for choice, part in [*zip(rows, pairs, strict=True), *zip(columns, pairs.T, strict=True)]:
-            if choice is not None:
-                _equal(model, Sum(variables=[choice], factors=[-1.0]).add(part, 1.0), 0.0)
-    _link_depth(model, grid, stage)
-    for out in np.flatnonzero(exists(stage.added).any(axis=1)):
+        for number, (axis, choices) in enumerate(ends.items(), start=1):
+            place = RowPlace(kind, index, (axis,))
+            for position, part in enumerate(np.moveaxis(pairs, number, 0)):
+                if choices[position] is not None:
+                    total = Sum(variables=[choices[position]], factors=[-1.0]).add(part, 1.0)
+                    _by_choice(model, place, (position,), total, equal=True)
+    _equal(model, Sum(variables=[stage.depth], factors=[-1.0]).add(stage.first_out, _further_blocks(grid)), -1.0)
+    for out in np.flatnonzero(exists(stage.added).any(axis=1)).tolist():
         before = int(np.argmax(grid.same[:, out]))
-        _equal(model, Sum().add(stage.added[out], 1.0).add(stage.skip[before : before + 1, out], -1.0), 0.0)
-        for added, first in zip(stage.added[out], stage.first_out[out], strict=True):
+        total = Sum().add(stage.added[out], 1.0).add(stage.skip[:, before, out], -1.0)
+        _by_choice(model, RowPlace("adds", index, ("out",)), (out,), total, equal=True)
+        for inner, added in enumerate(stage.added[out]):
             if added is not None:
-                model.rows.add((None, LinearExpression(linear_coefs=[1, -1], linear_vars=[added, first]), 0))
+                total = Sum(variables=[added], factors=[1.0]).add(stage.first_out[:, out, inner], -1.0)
+                _by_choice(model, RowPlace("added", index, ("out", "inner")), (out, inner), total)
 
 
-def _link_depth(model: Any, grid: StageGrid, stage: StageModel) -> None:
-    """Further blocks are counted on the pair that the first block has: ``n = (depth - 1) v``."""
-    least, most = grid.depth[0] - 1, grid.depth[1] - 1
-    _equal(model, Sum(variables=[stage.depth], factors=[-1.0]).add(stage.further, 1.0), -1.0)
-    there = exists(stage.further)
-    for further, first in zip(stage.further[there], stage.first_out[there], strict=True):
-        model.rows.add((None, LinearExpression(linear_coefs=[1, -most], linear_vars=[further, first]), 0))
-        if least:
-            model.rows.add((0, LinearExpression(linear_coefs=[1, -least], linear_vars=[further, first]), None))
+def _further_blocks(grid: StageGrid) -> Floats:
+    """Return the fewest and the most further blocks, [2, 1, 1] for the pairs that carry them."""
+    return np.array(grid.depth, dtype=float).reshape(2, 1, 1) - 1
 
 
 def _carry_log_fan_in(
@@ -311,33 +340,28 @@ def _carry_log_fan_in(
     i: int,
     stage: StageModel,
     before: Variables | None,
-    stem: Variables,
-    largest: Sequence[Floats],
+    ranges: Sequence[Range],
 ) -> None:
     """Carry the sum of log w along the widths: what came with width c goes on with the pair (c, o) that is taken."""
-    block = model.stage[i + 1]
-    block.y = pyo.Var(list(block.w), bounds=(0, None))
-    carried = _table(block.y, stage.skip.shape)
-    for c, row in enumerate(carried):
-        arrives = Sum().add(row, 1.0)
-        if before is None:
-            arrives.add(stem[c : c + 1], -tables.log_fan_in.stem[c])
-        else:
-            arrives.add(before[c : c + 1], -1.0)
-        if arrives.variables:
-            _equal(model, arrives, 0.0)
-    for (c, o), variable in block.y.items():
-        bound = float(largest[i][c])
-        model.rows.add((None, LinearExpression(linear_coefs=[1, -bound], linear_vars=[variable, block.w[c, o]]), 0))
-    by_skip, by_pair = _split_first(tables.log_fan_in.stages[i])
+    carried = np.stack([ranges[i].least, ranges[i].most])
+    for c, variable in enumerate(before if before is not None else ()):
+        if variable is not None:
+            arrives = Sum(variables=[variable], factors=[-1.0]).add(stage.skip[:, c], carried[:, c, None])
+            _by_choice(model, RowPlace("arrives", i, ("in",)), (c,), arrives, equal=True)
+    grid, part = tables.stages[i], tables.log_fan_in.stages[i]
+    by_skip, by_pair = _split_first(part)
+    by_blocks = by_pair + _further_blocks(grid) * part.further
     for o, total in enumerate(stage.log_fan_in):
         if total is None:
             continue
-        leaves = Sum(variables=[total], factors=[-1.0]).add(carried[:, o], 1.0).add(stage.skip[:, o], by_skip[:, o])
-        leaves.add(stage.first_out[o], by_pair[o]).add(stage.further[o], tables.log_fan_in.stages[i].further[o])
-        _equal(model, leaves, 0.0)
-        bound = float(largest[i + 1][o])
-        model.rows.add((None, LinearExpression(linear_coefs=[1, -bound], linear_vars=[total, stage.width[o]]), 0))
+        leaves = Sum(variables=[total], factors=[-1.0]).add(stage.skip[:, :, o], carried + by_skip[:, o])
+        leaves.add(stage.first_out[:, o], by_blocks[:, o])
+        _by_choice(model, RowPlace("leaves", i, ("out",)), (o,), leaves, equal=True)
+        least, most, width = float(ranges[i + 1].least[o]), float(ranges[i + 1].most[o]), stage.width[o]
+        above = Sum(variables=[total, width], factors=[1.0, -most])
+        below = Sum(variables=[total, width], factors=[-1.0, least])
+        _by_choice(model, RowPlace("most", i, ("out",)), (o,), above)
+        _by_choice(model, RowPlace("least", i, ("out",)), (o,), below)
 
 
 def _split_first(part: StageTerms) -> tuple[Floats, Floats]:
@@ -381,18 +405,21 @@ def _add_penalty(milp: Milp) -> None:
     """Bound Q from below as a function of the depths' standard deviation: Q is convex and does not fall with it."""
     depths, model = milp.penalised, milp.model
     if len(depths) < 2:
+        model.penalty.setub(entropy.PENALTY_WEIGHT)
         return
     mean = sum(depths) / len(depths)
-    norm = _norm(model, [depth - mean for depth in depths])
-    model.spread = pyo.Var(bounds=(0, None))
-    model.rows.add(model.spread == norm / math.sqrt(len(depths)))
     most = max(depth.ub for depth in depths) - min(depth.lb for depth in depths)
+    model.cone = pyo.VarList(bounds=(0, most * len(depths)))  # finite, so that any prices of the rows give a bound
+    norm = _norm(model, [depth - mean for depth in depths])
+    model.spread = pyo.Var(bounds=(0, most))
+    model.rows.add(model.spread == norm / math.sqrt(len(depths)))
     squared = milp.tables.problem.penalty == "variance"
     steepest = math.sqrt(STEEPEST) if squared else STEEPEST
     for at in np.arange(0.0, min(most / 2, steepest) + SPREAD_STEP, SPREAD_STEP / (2 if squared else 1)):
         value = entropy.PENALTY_WEIGHT * math.exp(at**2 if squared else at)
         slope = value * (2 * at if squared else 1.0)
         model.rows.add(model.penalty >= value + slope * (model.spread - at))
+        model.penalty.setub(max(entropy.PENALTY_WEIGHT, value + slope * (most - at)))
 
 
 def _norm(model: Any, parts: Sequence[Any]) -> Any:
@@ -401,8 +428,6 @@ def _norm(model: Any, parts: Sequence[Any]) -> Any:
     Pairs are joined in a tree; each pair's cone is cut out by a few rotations (Ben-Tal and Nemirovski, "On polyhedral
     approximations of the second-order cone", Mathematics of Operations Research 26, 2001).
     """
-    if not hasattr(model, "cone"):
-        model.cone = pyo.VarList(bounds=(0, None))
     while len(parts) > 1:
         joined = [_norm_of_two(model, *pair) for pair in zip(parts[0::2], parts[1::2], strict=False)]
         parts = joined + list(parts[len(parts) - len(parts) % 2 :])
@@ -450,9 +475,10 @@ def quantity(milp: Milp, name: str) -> Sum:
     """
     terms = milp.tables.quantities[name]
     total = Sum().add(milp.stem, terms.stem)
-    for stage, part in zip(milp.stages, terms.stages, strict=True):
-        total.add(stage.first_in, part.first_in).add(stage.skip, part.first_skip).add(stage.first_out, part.first_out)
-        total.add(stage.further, part.further).add(stage.added, part.identity)
+    for grid, stage, part in zip(milp.tables.stages, milp.stages, terms.stages, strict=True):
+        blocks = part.first_out + _further_blocks(grid) * part.further
+        total.add(stage.first_in, part.first_in).add(stage.skip, part.first_skip).add(stage.first_out, blocks)
+        total.add(stage.added, part.identity)
     return total.add(milp.stages[-1].width, terms.tail)
 
 
@@ -514,6 +540,8 @@ def add_memory(milp: Milp, minus_limit: Sum) -> None:
             grid, stage_model = milp.tables.stages[row.same - 1], milp.stages[row.same - 1]
             _lift(total, Sum().add(stage_model.skip, grid.same.astype(float)), _largest(row))
         scaled = Sum().extend(total, unit)
+        if not scaled.variables:  # what is alive there is the same in every design; one stem is chosen
+            scaled = Sum().add(milp.stem, scaled.constant)
         if scaled.variables:
             milp.model.rows.add((None, scaled.expression(), 0))
 

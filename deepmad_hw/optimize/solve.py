@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepmad_hw import check
+from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, InfeasibleError
 from deepmad_hw.latency import LatencyModel
 from deepmad_hw.optimize.certified import Certified, certify
@@ -20,11 +23,11 @@ from deepmad_hw.optimize.fast import KICKS, Search
 from deepmad_hw.optimize.reach import reachable
 from deepmad_hw.optimize.tightest import Relaxer
 from deepmad_hw.problem import Problem
-from deepmad_hw.solution import Solution, Status, Tightest
+from deepmad_hw.solution import METHODS, Solution, Status, Tightest
 
-METHODS = ("continuous", "fast", "certified")
 PACKAGES = ("numpy", "scipy", "pyomo", "casadi", "highspy")
 MAX_REFUSALS = 10
+ANY_GAP = 1e6  # relative: the first design that keeps all limits is good enough
 KICKS_BEFORE_PROOF = 4 * KICKS  # a better start saves the exact solver far more than it costs
 
 
@@ -37,6 +40,8 @@ def solve(
     time_limit_s: float = 60.0,
     threads: int = 1,
     seed: int = 0,
+    known: Sequence[Architecture] = (),
+    solver_log: Path | None = None,
 ) -> Solution:
     """Return the answer to a problem.
 
@@ -49,6 +54,9 @@ def solve(
         time_limit_s: for the whole search; what is found by then is returned with what it is worth.
         threads: of the exact solver.
         seed: of the fast search.
+        known: designs to start from, such as the answer to a neighbouring budget; those outside the space are passed
+            over, and they may break limits.
+        solver_log: file to which the exact solver adds its own words, or None.
 
     Raises:
         ConfigError: unknown method, or a limit's table is not among the models.
@@ -72,13 +80,21 @@ def solve(
     continuous = solve_continuous(tables)
     clock.lap("continuous")
     run = _Run(
-        problem=problem, method=method, models=models, tables=tables, continuous=continuous, seed=seed, clock=clock
+        problem=problem,
+        method=method,
+        models=models,
+        tables=tables,
+        continuous=continuous,
+        known=tuple(design for design in known if not problem.space.violations(design)),
+        seed=seed,
+        solver_log=solver_log,
+        clock=clock,
     )
     if method == "continuous":
         return _local(run)
     deadline = clock.started + time_limit_s
     if method == "fast":
-        return _fast(run, deadline=deadline)
+        return _fast_or_none(run, threads=threads, deadline=deadline)
     return _certified(run, gap=gap, threads=threads, deadline=deadline)
 
 
@@ -106,7 +122,9 @@ class _Run:
     models: Mapping[str, LatencyModel]
     tables: Coefficients
     continuous: ContinuousResult | None
+    known: tuple[Architecture, ...]
     seed: int
+    solver_log: Path | None
     clock: _Clock
 
     def judge(self, design: NDArray[np.int64]) -> float | None:
@@ -132,6 +150,7 @@ class _Run:
         )
 
 
+@functools.cache
 def versions() -> tuple[tuple[str, str], ...]:
     """Return the packages that take part in a solve, with their versions."""
     return tuple((package, importlib.metadata.version(package)) for package in PACKAGES)
@@ -152,7 +171,7 @@ def _fast(run: _Run, *, deadline: float, kicks: int = KICKS) -> Solution:
     start = run.continuous.design if run.continuous else None
     notes: list[str] = []
     for _ in range(MAX_REFUSALS):
-        found = search.run(start)
+        found = search.run(start, known=[run.tables.encode(design) for design in run.known])
         if found is None:
             break
         architecture = run.tables.decode(found.design)
@@ -168,16 +187,36 @@ def _fast(run: _Run, *, deadline: float, kicks: int = KICKS) -> Solution:
     return _nothing_found(run)
 
 
+def _fast_or_none(run: _Run, *, threads: int, deadline: float) -> Solution:
+    """Search; where that finds nothing, ask the exact model for any design, or the proof that there is none."""
+    fast = _fast(run, deadline=deadline)
+    if fast.status is not Status.FAILED:
+        return fast
+    outcome = certify(
+        run.tables, run.judge, start=None, gap=ANY_GAP, deadline=deadline, threads=threads, log=run.solver_log
+    )
+    run.clock.lap("exact model")
+    if outcome.infeasible and not outcome.refused:
+        return _proved_infeasible(run, outcome, fast, threads=threads, deadline=deadline)
+    return fast if outcome.design is None else _judged(run, replace(outcome, bound=None), gap=0.0)
+
+
+def _proved_infeasible(run: _Run, outcome: Certified, fast: Solution, *, threads: int, deadline: float) -> Solution:
+    answer = run.answer(Status.INFEASIBLE, f"proved: {outcome.stopped}", tightest=fast.tightest)
+    return _with_needs(run, answer, threads=threads, deadline=deadline)
+
+
 def _certified(run: _Run, *, gap: float, threads: int, deadline: float) -> Solution:
-    fast = _fast(run, deadline=deadline, kicks=KICKS_BEFORE_PROOF)
+    fast = _fast(run, deadline=deadline, kicks=KICKS if run.known else KICKS_BEFORE_PROOF)
     if fast.status is Status.INFEASIBLE:
         return _with_needs(run, fast, threads=threads, deadline=deadline)
     start = None if fast.architecture is None else run.tables.encode(fast.architecture)
-    outcome = certify(run.tables, run.judge, start=start, gap=gap, deadline=deadline, threads=threads)
+    outcome = certify(
+        run.tables, run.judge, start=start, gap=gap, deadline=deadline, threads=threads, log=run.solver_log
+    )
     run.clock.lap("exact model")
     if outcome.infeasible:
-        answer = run.answer(Status.INFEASIBLE, f"proved: {outcome.stopped}", tightest=fast.tightest)
-        return _with_needs(run, answer, threads=threads, deadline=deadline)
+        return _proved_infeasible(run, outcome, fast, threads=threads, deadline=deadline)
     if outcome.design is None:
         return run.answer(Status.FAILED, outcome.stopped, tightest=fast.tightest)
     return _judged(run, outcome, gap=gap)
@@ -208,7 +247,7 @@ def _judged(run: _Run, outcome: Certified, *, gap: float) -> Solution:
 
 def _with_needs(run: _Run, answer: Solution, *, threads: int, deadline: float) -> Solution:
     """Return an infeasible answer with what each limit would need given the others."""
-    needs = Relaxer(run.tables, threads=threads, deadline=deadline).run()
+    needs = Relaxer(run.tables, run.models, threads=threads, deadline=deadline).run()
     run.clock.lap("smallest values given the others")
     notes = answer.notes if needs else (*answer.notes, "what each limit would need given the others was not found")
     return replace(

@@ -28,6 +28,16 @@ from deepmad_hw.errors import MissingExtraError
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-8
 HEURISTIC_EFFORT = 0.05  # HiGHS's default
+OPTIMA = {  # of a smooth model, as Pyomo's interfaces name them
+    *(pyo.TerminationCondition.optimal, pyo.TerminationCondition.locallyOptimal),
+    pyo.TerminationCondition.globallyOptimal,
+}
+WHOLE = 1e-5  # how far from a whole number an integer may be; HiGHS grants itself a tenth of it
+_STOPPED = highspy.HighsModelStatus
+BELIEVED = {  # how a search may end whose bound means something; after an error it means nothing
+    *(_STOPPED.kOptimal, _STOPPED.kTimeLimit, _STOPPED.kIterationLimit, _STOPPED.kSolutionLimit),
+    *(_STOPPED.kMemoryLimit, _STOPPED.kInterrupt, _STOPPED.kObjectiveBound, _STOPPED.kObjectiveTarget),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,11 +143,11 @@ class ExecutableIpopt:
         started = time.perf_counter()
         result = self._solver.solve(self._model, load_solutions=False)
         elapsed_ms = 1000 * (time.perf_counter() - started)
-        condition = result.solver.termination_condition
-        if result.solution:
+        condition, has_point = result.solver.termination_condition, bool(result.solution)
+        if has_point:
             self._model.solutions.load_from(result)
         return NlpOutcome(
-            converged=condition == pyo.TerminationCondition.optimal,
+            converged=has_point and condition in OPTIMA,
             stopped=str(condition),
             iterations=0,
             solve_ms=elapsed_ms,
@@ -173,22 +183,38 @@ class MilpOutcome:
     bound: float | None
 
 
+def compiled(model: Any) -> Any:
+    """Return a linear model that maximises as matrices: Pyomo's `LinearStandardFormInfo` with each row once.
+
+    Args:
+        model: linear, with one objective to maximise.
+    """
+    return LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=pyo.maximize)
+
+
 class HighsModel:
     """HiGHS on a linear Pyomo model that maximises; rows can be added and the objective changed between runs.
 
     Args:
         model: linear, with one objective to maximise.
         threads: of the solver.
-        log: whether it may write to the terminal.
+        log: file to which it adds its own words, or None.
     """
 
-    def __init__(self, model: Any, *, threads: int = 1, log: bool = False) -> None:
+    def __init__(self, model: Any, *, threads: int = 1, log: Path | None = None) -> None:
         highspy.Highs.resetGlobalScheduler(True)
-        form = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=pyo.maximize)
+        form = compiled(model)
         self._variables = form.columns
         self._column = {id(variable): index for index, variable in enumerate(form.columns)}
+        self._whole = np.array([not variable.is_continuous() for variable in form.columns])
+        self._ends = (
+            np.array([form.columns[i].bounds for i in np.flatnonzero(self._whole)], dtype=float).reshape(-1, 2).T
+        )
         self._highs = highspy.Highs()
-        for option, value in (("output_flag", log), ("threads", threads), ("mip_abs_gap", 1e-9)):
+        options: dict[str, Any] = {"output_flag": log is not None, "threads": threads, "mip_abs_gap": 1e-9}
+        if log is not None:
+            options |= {"log_to_console": False, "log_file": str(log)}
+        for option, value in options.items():
             self._highs.setOptionValue(option, value)
         self._highs.passModel(_highs_lp(form))
 
@@ -215,18 +241,6 @@ class HighsModel:
         self._highs.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), cost)
         self._highs.changeObjectiveOffset(0.0)
 
-    def losses(self, variables: NDArray[Any]) -> NDArray[np.float64]:
-        """Return what the last relaxed optimum loses at least, per unit, if a variable leaves its lower bound.
-
-        Args:
-            variables: of the model, any shape; None counts as no loss.
-        """
-        solution = self._highs.getSolution()
-        value, dual = np.array(solution.col_value), np.array(solution.col_dual)
-        loss = np.where(value < 1e-9, np.maximum(-dual, 0.0), 0.0)
-        flat = [0.0 if variable is None else loss[self._column[id(variable)]] for variable in variables.ravel()]
-        return np.array(flat).reshape(variables.shape)
-
     def run(
         self, *, relaxed: bool, gap: float = 0.0, time_limit_s: float = math.inf, heuristics: bool = True
     ) -> MilpOutcome:
@@ -245,20 +259,31 @@ class HighsModel:
         highs.setOptionValue("time_limit", highs.getRunTime() + time_limit_s)
         highs.run()
         status, info = highs.getModelStatus(), highs.getInfo()
-        optimal = status == highspy.HighsModelStatus.kOptimal
         has_point = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-        if has_point:
-            for variable, value in zip(self._variables, highs.getSolution().col_value, strict=True):
-                variable.set_value(value, skip_validation=True)
+        has_point = has_point and self._load(relaxed=relaxed)
+        optimal = has_point and status == _STOPPED.kOptimal
         claim = info.objective_function_value if relaxed else info.mip_dual_bound
-        known = math.isfinite(claim) and (optimal or not relaxed)
+        known = math.isfinite(claim) and (optimal if relaxed else status in BELIEVED)
         return MilpOutcome(
             stopped=highs.modelStatusToString(status),
-            infeasible=status == highspy.HighsModelStatus.kInfeasible,
+            infeasible=status == _STOPPED.kInfeasible,
             optimal=optimal,
             has_point=has_point,
             bound=claim if known else None,
         )
+
+    def _load(self, *, relaxed: bool) -> bool:
+        """Put the solver's point into the model; return whether it is one: numbers, whole ones where they must be."""
+        values = np.array(self._highs.getSolution().col_value)
+        if not np.isfinite(values).all():
+            return False
+        whole, (low, high) = values[self._whole], self._ends
+        off = np.maximum(np.abs(whole - whole.round()), np.maximum(low - whole, whole - high))
+        if not relaxed and (off > WHOLE).any():
+            return False
+        for variable, value in zip(self._variables, values.tolist(), strict=True):
+            variable.set_value(value, skip_validation=True)
+        return True
 
     def _columns(self, variables: Sequence[Any]) -> NDArray[np.int32]:
         return np.array([self._column[id(variable)] for variable in variables], dtype=np.int32)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deepmad_hw import check
 from deepmad_hw.optimize.coefficients import Coefficients
-from deepmad_hw.optimize.milp import ALL_LIMITS, Milp, Sum, add_memory, add_rho, build, largest_log_fan_in, quantity
+from deepmad_hw.optimize.milp import ALL_LIMITS, Milp, Sum, add_memory, add_rho, build, log_fan_in_ranges, quantity
 from deepmad_hw.optimize.reach import smallest_sum
 from deepmad_hw.optimize.solvers import HighsModel
 from deepmad_hw.solution import Tightest
@@ -50,15 +50,17 @@ class Relaxer:
 
     Args:
         tables: the problem's tables.
+        models: latency models by table name.
         threads: of the solver.
         deadline: `time.monotonic` after which no new model is started.
     """
 
-    def __init__(self, tables: Coefficients, *, threads: int, deadline: float) -> None:
+    def __init__(self, tables: Coefficients, models: check.Models, *, threads: int, deadline: float) -> None:
         self._tables = tables
+        self._models = models
         self._threads = threads
         self._deadline = deadline
-        self._largest = largest_log_fan_in(tables)
+        self._ranges = log_fan_in_ranges(tables)
 
     def run(self) -> tuple[Needed, ...]:
         """Return a value for each limit that can help alone; if none can, the smallest factor on all."""
@@ -83,7 +85,7 @@ class Relaxer:
     def _budget(self, name: str) -> Needed | None:
         if self._late():
             return None
-        milp = build(self._tables, largest=self._largest, leave_out=name)
+        milp = build(self._tables, ranges=self._ranges, leave_out=name)
         total = self._peak(milp) if name == "memory" else quantity(milp, name)
         answer = self._minimise(milp, total)
         if answer is None:
@@ -97,21 +99,17 @@ class Relaxer:
         return Sum(variables=[milp.model.peak], factors=[1.0])
 
     def _value(self, name: str, design: Ints, proved: bool) -> Tightest:
-        evaluation = check.evaluate(self._tables.decode(design))
+        """Return a design's value as the checker has it, so that it is a limit which that design keeps."""
+        evaluation = check.evaluate(self._tables.decode(design), models=self._models)
         plain = {
             "macs": (evaluation.macs, "MACs"),
             "params": (evaluation.params, "params"),
             "memory": (evaluation.memory_bytes, "bytes"),
             "rho": (evaluation.max_rho, "1"),
         }
-        value, unit = plain.get(name) or (self._upper_ms(name, design), "ms")
+        latency = {f"latency:{each.table}": (each.upper_ms or each.predicted_ms, "ms") for each in evaluation.latency}
+        value, unit = {**plain, **latency}[name]
         return Tightest(limit=name, value=float(value), unit=unit, proved=proved)
-
-    def _upper_ms(self, name: str, design: Ints) -> float:
-        """Return a latency's upper value, which is what a budget limits."""
-        budgets = {f"latency:{limit.table}": limit.budget_ms for limit in self._tables.problem.limits.latency}
-        predicted_ms = self._tables.quantities[name].of(self._tables, design)
-        return predicted_ms * budgets[name] / self._tables.limits[name]
 
     def _rho(self) -> Needed | None:
         """Lower rho as long as a design with slack at every scale exists; each step ends at that design's rho."""
@@ -129,7 +127,7 @@ class Relaxer:
         return None if best is None else Needed(tightest=self._value("rho", best, False), design=best)
 
     def _most_slack(self, limit: float) -> tuple[Ints, bool] | None:
-        milp = build(self._tables, largest=self._largest, leave_out="rho")
+        milp = build(self._tables, ranges=self._ranges, leave_out="rho")
         milp.model.slack = pyo.Var()
         for scale in self._tables.scales:
             add_rho(milp, scale, limit, slack=milp.model.slack)
@@ -159,7 +157,7 @@ class Relaxer:
     def _budgets_at(self, rho_factor: float) -> tuple[Ints, bool] | None:
         """Return the design of the smallest factor on all budgets, with rho's limit multiplied by a factor."""
         tables, limits = self._tables, self._tables.problem.limits
-        milp = build(tables, largest=self._largest, leave_out=ALL_LIMITS)
+        milp = build(tables, ranges=self._ranges, leave_out=ALL_LIMITS)
         milp.model.factor = pyo.Var(bounds=(0, None))
         factor: Any = milp.model.factor
         for name, bound in tables.limits.items():

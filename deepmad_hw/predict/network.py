@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,18 @@ from deepmad_hw.errors import NotCoveredError
 from deepmad_hw.expand import expand
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.predict.interpolate import Interpolator
-from deepmad_hw.predict.intervals import conformal_margin
+from deepmad_hw.predict.intervals import CONFIDENCE, conformal_margin, grouped_margins
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 
 # A measured row is taken as it is if its median is this sure; else the rows around it know better.
 EXACT_RELATIVE_ERROR = 0.05
+FOLDS = 4  # in which rows are left out to see how well the others predict them
+
+Sort = tuple[str, bool]
+
+
+def _sort(spec: LayerSpec) -> Sort:
+    return spec.op, spec.depthwise
 
 
 class TableModel:
@@ -27,16 +35,19 @@ class TableModel:
 
     Args:
         table: the measured rows.
+        confidence: share of new networks, and of new layers, that intervals shall cover.
     """
 
-    def __init__(self, table: LatencyTable) -> None:
+    def __init__(self, table: LatencyTable, *, confidence: float = CONFIDENCE) -> None:
         self.table = table
-        self._interpolator = Interpolator(table.rows)
+        self.confidence = confidence
+        self._interpolator = Interpolator(table.rows, batch=table.environment.batch)
         self._exact_us = {
             row.spec: row.median_us
             for row in table.rows
             if row.status == "ok" and row.relative_error <= EXACT_RELATIVE_ERROR
         }
+        self._sure = {row.spec: row.relative_error for row in table.rows if row.spec in self._exact_us}
         self._gain, self.calibration_errors = self._calibrated(table.calibration)
 
     @property
@@ -50,14 +61,19 @@ class TableModel:
         return self.table.environment.device
 
     @property
+    def batch(self) -> int:
+        """Return how many images the table's times are for."""
+        return self.table.environment.batch
+
+    @property
     def overhead_ms(self) -> float:
         """Return what a network costs besides its layers: nothing, their rows hold it."""
         return 0.0
 
     @property
     def margin(self) -> float | None:
-        """Return m of ``upper = predicted * (1 + m)`` at 90 %, or None without enough calibration networks."""
-        return conformal_margin(self.calibration_errors)
+        """Return m of ``upper = predicted * (1 + m)`` at the confidence, or None with too few calibration networks."""
+        return conformal_margin(self.calibration_errors, confidence=self.confidence)
 
     def covers(self, specs: Sequence[LayerSpec]) -> NDArray[np.bool_]:
         """Return for each layer whether it was measured or lies between measured rows.
@@ -65,8 +81,12 @@ class TableModel:
         Args:
             specs: n layers.
         """
-        exact = np.array([spec in self._exact_us for spec in specs], dtype=np.bool_)
-        return exact | self._interpolator.covers(specs)
+        keys = [self.table.key(spec) for spec in specs]
+        covered = np.array([key in self._exact_us for key in keys], dtype=np.bool_)
+        if not covered.all():
+            rest = np.flatnonzero(~covered)
+            covered[rest] = self._interpolator.covers([keys[index] for index in rest])
+        return covered
 
     def layers_ms(self, specs: Sequence[LayerSpec]) -> NDArray[np.float64]:
         """Return each layer's share of a network's latency in milliseconds.
@@ -79,16 +99,51 @@ class TableModel:
         """
         return self._layers_us(specs) * (self._gain / 1e3)
 
+    def layer_margins(self, specs: Sequence[LayerSpec]) -> list[float | None]:
+        """Return for each layer m of ``layer * (1 +- m)``, within which a measurement of it lies at the confidence.
+
+        What a row of the table takes is as sure as its median. The others are judged by rows like them that were left
+        out of the fit in turn.
+
+        Args:
+            specs: n layers, all covered.
+        """
+        keys = [self.table.key(spec) for spec in specs]
+        return [
+            self._sure.get(key, self._margins_between_rows.get(_sort(key), self._margins_between_rows[None]))
+            for key in keys
+        ]
+
+    @cached_property
+    def _margins_between_rows(self) -> dict[Sort | None, float | None]:
+        """Return the margin of each sort of layers, and of all together (under None)."""
+        rows = [row for row in self.table.rows if row.status == "ok"]
+        order = np.random.default_rng(0).permutation(len(rows))
+        errors: list[tuple[Sort, float]] = []
+        for fold in np.array_split(order, FOLDS):
+            left_out = set(fold.tolist())
+            kept = [row for index, row in enumerate(rows) if index not in left_out]
+            rest = Interpolator(kept, batch=self.batch)
+            known = rest.covers([rows[index].spec for index in fold])
+            asked = [rows[index] for index in fold[known]]
+            predicted_us = rest.predict_us([row.spec for row in asked])
+            errors += [
+                (_sort(row.spec), row.median_us / float(value_us) - 1)
+                for row, value_us in zip(asked, predicted_us, strict=True)
+            ]
+        return grouped_margins(errors, confidence=self.confidence)
+
     def _layers_us(self, specs: Sequence[LayerSpec]) -> NDArray[np.float64]:
         covered = self.covers(specs)
         if not covered.all():
             first = specs[int(np.argmin(covered))]
             raise NotCoveredError(f"no rows surround {first}", where=self.name)
-        distinct = list(dict.fromkeys(spec for spec in specs if spec not in self._exact_us))
+        keys = [self.table.key(spec) for spec in specs]
+        distinct = list(dict.fromkeys(key for key in keys if key not in self._exact_us))
         known = self._exact_us
         if distinct:
             known = known | dict(zip(distinct, self._interpolator.predict_us(distinct).tolist(), strict=True))
-        return np.array([known[spec] for spec in specs], dtype=np.float64)
+        return np.array([known[key] for key in keys], dtype=np.float64)
 
     def _calibrated(self, networks: Sequence[CalibrationNetwork]) -> tuple[float, tuple[float, ...]]:
         """Return the gain, and each network's relative error when the others calibrate."""

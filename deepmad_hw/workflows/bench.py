@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepmad_hw.errors import ConfigError, InputFileError, NotCoveredError, TooNoisyError
 from deepmad_hw.exporters import onnx_read
+from deepmad_hw.exporters.onnx_walk import Walk, walk
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
-from deepmad_hw.latency import predict_ms, uncovered
-from deepmad_hw.layer import Graph
+from deepmad_hw.layer import Graph, LayerSpec, Node
 from deepmad_hw.measurement import NetworkMeasurement
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.workflows.networks import load_network
@@ -36,15 +39,41 @@ class Subject:
 
     Args:
         name: how it is shown.
-        graph: its layers, or None for a file that says nothing of them.
+        graph: the network, or None for an ONNX file of someone else.
         file: its ONNX file, or None to write one from the graph.
         input_shape: channels, height, width.
+        walk: what its file is made of, or None without one.
     """
 
     name: str
     graph: Graph | None
     file: Path | None
     input_shape: tuple[int, int, int]
+    walk: Walk | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the layers as far as they are known."""
+        return self.graph.nodes if self.graph is not None else self.walk.nodes if self.walk is not None else ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerRow:
+    """One layer's share of a prediction.
+
+    Args:
+        name: of the layer.
+        spec: what it is.
+        predicted_ms: its share, or None where the table cannot say.
+        lower_ms: what it takes at least, at the table's confidence, or None.
+        upper_ms: what it takes at most, at the table's confidence, or None.
+    """
+
+    name: str
+    spec: LayerSpec
+    predicted_ms: float | None = None
+    lower_ms: float | None = None
+    upper_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +85,10 @@ class BenchRow:
         predicted_ms: by the table, or None where it cannot say.
         lower_ms: prediction less the table's margin, or None.
         upper_ms: prediction plus the table's margin, or None.
-        uncovered: layers that the table cannot answer for.
+        uncovered: what neither the table nor the walk of the file can answer for, with the reason.
+        covered_ms: what the covered layers take alone, or None without a table.
+        notes: where a layer stands for something that is only nearly the same.
+        layers: one row per layer, if they were asked for.
         measurement: the times, or None if only predicted.
         drift: how much slower the machine is now than when the table was made, as a factor, or None.
     """
@@ -66,6 +98,9 @@ class BenchRow:
     lower_ms: float | None = None
     upper_ms: float | None = None
     uncovered: tuple[str, ...] = ()
+    covered_ms: float | None = None
+    notes: tuple[str, ...] = ()
+    layers: tuple[LayerRow, ...] = ()
     measurement: NetworkMeasurement | None = None
     drift: float | None = None
 
@@ -100,6 +135,7 @@ def subject(name_or_path: str | Path) -> Subject:
         graph=onnx_read.graph_of(path),
         file=path.resolve(),
         input_shape=onnx_read.image_shape(path),
+        walk=walk(onnx_read.load(path)),
     )
 
 
@@ -112,30 +148,80 @@ def of_graph(graph: Graph) -> Subject:
     return Subject(name=graph.name, graph=graph, file=None, input_shape=(graph.in_channels, graph.height, graph.width))
 
 
-def predict(subjects: Sequence[Subject], model: TableModel) -> list[BenchRow]:
+def predict(subjects: Sequence[Subject], model: TableModel, *, layers: bool = False) -> list[BenchRow]:
     """Return what a table says of networks.
 
     Args:
         subjects: the networks.
         model: the table.
+        layers: whether to tell of each layer too, with an interval of its own.
     """
-    return [_predicted(item, model) for item in subjects]
+    return [_predicted(item, model, layers=layers) for item in subjects]
 
 
-def _predicted(item: Subject, model: TableModel) -> BenchRow:
-    if item.graph is None:
-        return BenchRow(name=item.name, uncovered=("the file does not say what its layers are",))
-    missing = uncovered(item.graph, model)
-    if missing:
-        return BenchRow(name=item.name, uncovered=missing)
-    predicted_ms, margin = predict_ms(item.graph, model), model.margin
-    if margin is None:
-        return BenchRow(name=item.name, predicted_ms=predicted_ms)
-    return BenchRow(
+def _predicted(item: Subject, model: TableModel, *, layers: bool) -> BenchRow:
+    specs = [node.spec for node in item.nodes]
+    covered = model.covers(specs) if specs else np.zeros(0, dtype=np.bool_)
+    layers_ms = np.full(len(specs), np.nan)
+    if covered.any():
+        layers_ms[covered] = model.layers_ms([spec for spec, known in zip(specs, covered, strict=True) if known])
+    missing = [
+        f"{node.name}: no rows of the table surround {_told(node.spec)}"
+        for node, known in zip(item.nodes, covered, strict=True)
+        if not known
+    ]
+    row = BenchRow(
         name=item.name,
+        uncovered=(*_strange(item, model), *missing),
+        covered_ms=model.overhead_ms + float(np.nansum(layers_ms)),
+        notes=item.walk.notes if item.walk is not None and item.graph is None else (),
+        layers=tuple(_layer_rows(item.nodes, layers_ms, model)) if layers else (),
+    )
+    if row.uncovered or row.covered_ms is None:
+        return row
+    predicted_ms, margin = row.covered_ms, model.margin
+    if margin is None:
+        return replace(row, predicted_ms=predicted_ms)
+    return replace(
+        row,
         predicted_ms=predicted_ms,
         lower_ms=predicted_ms * (1 - margin),
         upper_ms=predicted_ms * (1 + margin),
+    )
+
+
+def _strange(item: Subject, model: TableModel) -> tuple[str, ...]:
+    """Return what of a file no table could answer for, and what this one could not because of its precision."""
+    if item.walk is None:
+        return ()
+    precision = model.table.environment.precision
+    other = item.walk.precision != precision
+    wrong = (f"the whole file: is {item.walk.precision}, the table speaks of {precision}",) if other else ()
+    return (*wrong, *(item.walk.uncovered if item.graph is None else ()))
+
+
+def _layer_rows(nodes: Sequence[Node], layers_ms: NDArray[np.float64], model: TableModel) -> Iterator[LayerRow]:
+    known = [index for index, value in enumerate(layers_ms) if not np.isnan(value)]
+    margins = dict(zip(known, model.layer_margins([nodes[index].spec for index in known]), strict=True))
+    for index, node in enumerate(nodes):
+        value_ms, margin = float(layers_ms[index]), margins.get(index)
+        if index not in margins:
+            yield LayerRow(name=node.name, spec=node.spec)
+        elif margin is None:
+            yield LayerRow(name=node.name, spec=node.spec, predicted_ms=value_ms)
+        else:
+            lower_ms, upper_ms = value_ms * max(0.0, 1 - margin), value_ms * (1 + margin)
+            yield LayerRow(name=node.name, spec=node.spec, predicted_ms=value_ms, lower_ms=lower_ms, upper_ms=upper_ms)
+
+
+def _told(spec: LayerSpec) -> str:
+    """Return a layer in a few words, such as ``conv3x3/2 16->32 at 56x56 relu``."""
+    window = f"{spec.kernel}x{spec.kernel}" if spec.op in ("conv", "max_pool", "avg_pool") else ""
+    stride = f"/{spec.stride}" if spec.stride > 1 else ""
+    groups = f" in {spec.groups} groups" if spec.groups > 1 else ""
+    ends = ("", f" {spec.activation}")[spec.activation != "none"] + ("", " with a sum")[spec.residual]
+    return (
+        f"{spec.op}{window}{stride} {spec.in_channels}->{spec.out_channels} at {spec.height}x{spec.width}{groups}{ends}"
     )
 
 
@@ -147,6 +233,7 @@ def bench(
     runtime: str = "onnxruntime",
     seconds_per_network: float = SECONDS_PER_NETWORK,
     predict_only: bool = False,
+    layers: bool = False,
     on_tick: Callable[[Tick], None] = lambda tick: None,
 ) -> list[BenchRow]:
     """Measure networks on this machine, interleaved in one run, beside their prediction.
@@ -158,6 +245,7 @@ def bench(
         runtime: backend, without a table.
         seconds_per_network: measuring time.
         predict_only: leave the measuring out.
+        layers: predict each layer too, with an interval of its own.
         on_tick: told after each unit.
 
     Returns:
@@ -177,7 +265,11 @@ def bench(
     model = load_model(table) if table is not None else None
     if predict_only and model is None:
         raise ConfigError("nothing to predict with", where="--table", hint="name a latency table")
-    rows = predict(subjects, model) if model is not None else [BenchRow(name=item.name) for item in subjects]
+    rows = (
+        predict(subjects, model, layers=layers)
+        if model is not None
+        else [BenchRow(name=item.name) for item in subjects]
+    )
     if predict_only:
         if all(row.predicted_ms is None for row in rows):
             raise NotCoveredError(f"no network is covered; first uncovered: {rows[0].uncovered[0]}", where=str(table))
@@ -187,8 +279,9 @@ def bench(
         runtime=environment.runtime if environment else runtime, threads=environment.threads if environment else threads
     )
     batch = environment.batch if environment else 1
+    precision = environment.precision if environment else "fp32"
     with tempfile.TemporaryDirectory(prefix="deepmad-hw-bench-") as folder:
-        plan = _packed(subjects, batch, Path(folder))
+        plan = _packed(subjects, Path(folder), batch=batch, precision=precision)
         if model is not None:
             found = backends.get(settings.runtime).environment(plan, settings)
             require_this_machine(model.table, found, where=str(table))
@@ -198,7 +291,7 @@ def bench(
     return [replace(row, measurement=_sure(measured, row.name), drift=drift) for row in rows]
 
 
-def _packed(subjects: Sequence[Subject], batch: int, folder: Path) -> Plan:
+def _packed(subjects: Sequence[Subject], folder: Path, *, batch: int, precision: str) -> Plan:
     packed = [
         PackedProbe(
             name=item.name,
@@ -208,7 +301,7 @@ def _packed(subjects: Sequence[Subject], batch: int, folder: Path) -> Plan:
         )
         for item in subjects
     ]
-    write_plan(folder, packed, batch=batch)
+    write_plan(folder, packed, batch=batch, precision=precision)
     return read_plan(folder)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -56,10 +56,13 @@ class Run:
     Args:
         problem: everything but the latency limits, which need their tables.
         latency: those.
+        sweep: ranges of the values that a sweep walks through, by option: ``macs``, ``rho``, ``resolution``,
+            ``latency`` with a range per table's path, and the like.
     """
 
     problem: Problem
     latency: tuple[LatencyRequest, ...] = ()
+    sweep: Mapping[str, Any] = field(default_factory=dict)
 
     def with_latency(self, requests: Sequence[LatencyRequest]) -> Run:
         """Return the run with more latency limits; one on the same table replaces the file's.
@@ -302,12 +305,22 @@ class _Limits(_Section):
     latency: dict[str, str] = {}
 
 
+class _Sweep(_Section):
+    macs: str | None = None
+    params: str | None = None
+    memory: str | None = None
+    rho: str | None = None
+    resolution: str | None = None
+    latency: dict[str, str] = {}
+
+
 class _Config(_Section):
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     space: _Space
     grid: Annotated[_Grid, BeforeValidator(_grid_form)] = _Grid()
     limits: _Limits = _Limits()
     penalty: str = "std"
+    sweep: _Sweep = _Sweep()
 
 
 def _refusal(detail: ErrorDetails, document: Document, *, more: int) -> ConfigError:
@@ -333,7 +346,10 @@ def _run(config: _Config, document: Document) -> Run:
     problem = Problem(
         name=config.name or document.path.stem, space=_space(config, document), limits=kept, penalty=config.penalty
     )
-    return Run(problem=problem, latency=tuple(_requests(limits.latency, document)))
+    ranges = config.sweep.model_dump(exclude_none=True, exclude_defaults=True)
+    if config.sweep.latency:
+        ranges["latency"] = {str(document.path.parent / path): text for path, text in config.sweep.latency.items()}
+    return Run(problem=problem, latency=tuple(_requests(limits.latency, document)), sweep=ranges)
 
 
 def _requests(latency: Mapping[str, str], document: Document) -> list[LatencyRequest]:

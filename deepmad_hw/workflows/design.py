@@ -9,17 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deepmad_hw import serde
+from deepmad_hw.architecture import Architecture
 from deepmad_hw.certificate import certificate
 from deepmad_hw.errors import ConfigError, InputFileError, StorageError
 from deepmad_hw.jsonfile import write_json
-from deepmad_hw.latency import LatencyModel, predict_ms, upper_ms
+from deepmad_hw.latency import CONFIDENCE, LatencyModel, predict_ms, upper_ms
 from deepmad_hw.problem import LatencyLimit, Problem
 from deepmad_hw.serde import ProblemFile, TableReference
-from deepmad_hw.solution import Solution, Status
+from deepmad_hw.solution import METHODS, Solution, Status
 from deepmad_hw.workflows.config import LatencyRequest, Run
 from deepmad_hw.workflows.networks import DESIGN_FILE, load_network
+from deepmad_hw.workflows.uncovered import LenientModel, notes, require_operations
 
-METHODS = ("certified", "fast", "continuous")
 PROBLEM_FILE = "problem.json"
 CERTIFICATE_FILE = "certificate.json"
 
@@ -34,11 +35,15 @@ class Question:
         problem: with its latency limits in milliseconds.
         models: latency models by table name.
         tables: file of each table, by table name.
+        confidence: of the upper values that the budgets are held against.
+        allow_uncovered: whether operations that a table has no row of count as nothing.
     """
 
     problem: Problem
     models: Mapping[str, LatencyModel] = field(default_factory=dict)
     tables: Mapping[str, Path] = field(default_factory=dict)
+    confidence: float = CONFIDENCE
+    allow_uncovered: bool = False
 
 
 def design(
@@ -50,6 +55,8 @@ def design(
     time_limit_s: float = 60.0,
     threads: int = 1,
     seed: int = 0,
+    known: Sequence[Architecture] = (),
+    solver_log: Path | None = None,
 ) -> Solution:
     """Return the best design of a problem's space within its limits.
 
@@ -61,6 +68,8 @@ def design(
         time_limit_s: after which the best design so far is returned.
         threads: of the solver.
         seed: of every random choice.
+        known: designs to start from, such as the answer to a neighbouring budget.
+        solver_log: file to which the exact solver adds its own words, or None.
 
     Returns:
         The design, what it is worth, and how sure that is; status ``infeasible`` where no design keeps the limits.
@@ -83,13 +92,32 @@ def design(
     from deepmad_hw.optimize.solve import solve
 
     solution: Solution = solve(
-        problem, given, method=method, gap=gap, time_limit_s=time_limit_s, threads=threads, seed=seed
+        problem,
+        given,
+        method=method,
+        gap=gap,
+        time_limit_s=time_limit_s,
+        threads=threads,
+        seed=seed,
+        known=known,
+        solver_log=solver_log,
     )
-    return replace(solution, gap_tolerance=gap if method == "certified" else None)
+    return replace(
+        solution,
+        gap_tolerance=gap if method == "certified" else None,
+        notes=(*solution.notes, *notes(solution.architecture, given)),
+    )
 
 
 def best_design(
-    questions: Sequence[Question], *, method: str, gap: float, time_limit_s: float, threads: int, seed: int
+    questions: Sequence[Question],
+    *,
+    method: str,
+    gap: float,
+    time_limit_s: float,
+    threads: int,
+    seed: int,
+    solver_log: Path | None = None,
 ) -> tuple[Question, Solution]:
     """Solve the same question for several spaces and return the best answer, with a note on the others.
 
@@ -102,6 +130,7 @@ def best_design(
         time_limit_s: for each question.
         threads: see `design`.
         seed: see `design`.
+        solver_log: see `design`.
 
     Raises:
         ConfigError: as `design`.
@@ -116,6 +145,7 @@ def best_design(
             time_limit_s=time_limit_s,
             threads=threads,
             seed=seed,
+            solver_log=solver_log,
         )
         answers.append((question, solution))
     if len(answers) == 1:
@@ -135,22 +165,33 @@ def _told(question: Question, solution: Solution) -> str:
     return f"{height}x{width} {solution.status.value} {worth}"
 
 
-def with_tables(run: Run, *, load: Loader | None = None) -> Question:
+def with_tables(
+    run: Run, *, load: Loader | None = None, confidence: float | None = None, allow_uncovered: bool = False
+) -> Question:
     """Load the tables that a run asks for and turn its budgets into milliseconds.
 
     Args:
         run: what was asked.
         load: reads a table; None takes `deepmad_hw.workflows.tables.load_model`.
+        confidence: of the upper values that the budgets are held against; a table that cannot say at a confidence
+            that was asked for is refused. None takes the usual one, where a table can say.
+        allow_uncovered: count operations that a table has no row of as nothing; the answer lists them.
 
     Raises:
         InputFileError: a table is missing or cannot be used.
         ConfigError: two budgets on one table, or two tables of one name.
+        NotCoveredError: a table has no row of an operation that every design needs.
     """
     models: dict[str, LatencyModel] = {}
     tables: dict[str, Path] = {}
     limits = []
     for request in run.latency:
-        model = load_table(request.path, load=load)
+        model = load_table(
+            request.path, load=load, confidence=confidence or CONFIDENCE, allow_uncovered=allow_uncovered
+        )
+        require_operations(run.problem.space, model)
+        if confidence is not None and model.margin is None:
+            raise _too_few(request.path, confidence)
         if tables.setdefault(model.name, request.path) != request.path:
             raise ConfigError(
                 f"two tables are called {model.name!r}", where=str(request.path), hint="rename one of the files"
@@ -158,15 +199,35 @@ def with_tables(run: Run, *, load: Loader | None = None) -> Question:
         models[model.name] = model
         limits.append(LatencyLimit(table=model.name, budget_ms=_budget_ms(request, model)))
     kept = replace(run.problem.limits, latency=tuple(limits))
-    return Question(problem=replace(run.problem, limits=kept), models=models, tables=tables)
+    return Question(
+        problem=replace(run.problem, limits=kept),
+        models=models,
+        tables=tables,
+        confidence=confidence or CONFIDENCE,
+        allow_uncovered=allow_uncovered,
+    )
 
 
-def load_table(path: Path, *, load: Loader | None = None) -> LatencyModel:
+def _too_few(path: Path, confidence: float) -> ConfigError:
+    from deepmad_hw.predict.intervals import networks_needed
+
+    return ConfigError(
+        f"{path} has too few calibration networks to say what {confidence:.4g} of all networks keep",
+        where="--confidence",
+        hint=f"it takes {networks_needed(confidence)}: profile for longer, or ask for less",
+    )
+
+
+def load_table(
+    path: Path, *, load: Loader | None = None, confidence: float = CONFIDENCE, allow_uncovered: bool = False
+) -> LatencyModel:
     """Return the latency model of a table's file.
 
     Args:
         path: of the table.
         load: reads it; None takes `deepmad_hw.workflows.tables.load_model`.
+        confidence: of its upper values, where `load` is None.
+        allow_uncovered: count operations that it has no row of as nothing.
 
     Raises:
         InputFileError: there is no such file, or it cannot be used.
@@ -179,7 +240,8 @@ def load_table(path: Path, *, load: Loader | None = None) -> LatencyModel:
         return load(path)
     from deepmad_hw.workflows.tables import load_model
 
-    return load_model(path)
+    model = load_model(path, confidence=confidence)
+    return LenientModel(model) if allow_uncovered else model
 
 
 def _budget_ms(request: LatencyRequest, model: LatencyModel) -> float:
@@ -193,7 +255,13 @@ def _budget_ms(request: LatencyRequest, model: LatencyModel) -> float:
 
 
 def save_design(
-    folder: Path, solution: Solution, problem: Problem, *, tables: Mapping[str, Path] | None = None
+    folder: Path,
+    solution: Solution,
+    problem: Problem,
+    *,
+    tables: Mapping[str, Path] | None = None,
+    confidence: float = CONFIDENCE,
+    allow_uncovered: bool = False,
 ) -> None:
     """Write a solution and its problem, so that `verify`, `export` and `bench` work from the folder alone.
 
@@ -202,6 +270,8 @@ def save_design(
         solution: the answer.
         problem: the question, with every default written out.
         tables: file of each latency table, by table name; they are named by path and sha256, not copied.
+        confidence: of their upper values.
+        allow_uncovered: whether operations that they have no row of count as nothing.
 
     Raises:
         StorageError: a file could not be written.
@@ -211,7 +281,10 @@ def save_design(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"the folder cannot be made: {error.strerror}", where=str(folder)) from error
-    references = tuple(_reference(name, path, folder) for name, path in sorted((tables or {}).items()))
+    references = tuple(
+        replace(_reference(name, path, folder, confidence), allow_uncovered=allow_uncovered)
+        for name, path in sorted((tables or {}).items())
+    )
     file = ProblemFile(problem=problem, tables=references)
     # The design last: where it stands, the problem it answers and its certificate stand too.
     serde.write_problem(folder / PROBLEM_FILE, file)
@@ -237,7 +310,7 @@ def table_sha256(path: Path) -> str:
         raise InputFileError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
-def _reference(name: str, path: Path, folder: Path) -> TableReference:
+def _reference(name: str, path: Path, folder: Path, confidence: float) -> TableReference:
     # Relative, so that a project's folder can move as a whole.
     relative = Path(os.path.relpath(path.resolve(), folder.resolve()))
-    return TableReference(table=name, path=relative.as_posix(), sha256=table_sha256(path))
+    return TableReference(table=name, path=relative.as_posix(), sha256=table_sha256(path), confidence=confidence)

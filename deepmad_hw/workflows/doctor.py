@@ -137,8 +137,12 @@ def noise(*, cores: int, governor: str, load: float, stolen_share: float) -> tup
 def _packages() -> Iterator[Package]:
     runtime = _onnxruntime()
     yield Package(name=runtime[0], role="runtime: ONNX on the CPU", version=runtime[1], install=_extra("cpu"))
+    yield _package("openvino", "runtime: ONNX on the CPU, a second one", extra="openvino")
     yield _package("torch", "export: PyTorch module", extra="torch")
     yield _package("safetensors", "export: trained weights", extra="torch")
+    yield _package("tensorrt", "export: engines for NVIDIA GPUs", extra="tensorrt")
+    yield _package("tensorrt-rtx", "export: engines for NVIDIA RTX cards, built without one", extra="rtx")
+    yield _package("nvidia-ml-py", "sensors of an NVIDIA GPU", extra="gpu")
     yield _package("highspy", "solver: HiGHS, certified designs")
     yield _package("casadi", "solver: IPOPT, continuous designs")
     yield _package("pyomo", "models for both solvers")

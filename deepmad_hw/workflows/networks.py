@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from deepmad_hw import reference, serde
 from deepmad_hw.architecture import Architecture
@@ -70,14 +71,38 @@ def from_architecture(architecture: Architecture, *, name: str | None = None) ->
     return Network(graph=named, architecture=architecture, facts=architecture_metadata(architecture))
 
 
+def adapted(network: Network, *, classes: int | None = None, activation: str | None = None) -> Network:
+    """Return a network with another classifier or activation.
+
+    Args:
+        network: the network.
+        classes: width of the classifier; None keeps the network's own.
+        activation: one that the family has; None keeps the network's own.
+
+    Raises:
+        ConfigError: the network cannot have them.
+    """
+    from deepmad_hw.exporters.onnx_graph import REFERENCE_KEY
+
+    if classes is None and activation is None:
+        return network
+    if network.architecture is not None:
+        chosen: dict[str, Any] = {"classes": classes, "activation": activation}
+        changed = replace(network.architecture, **{key: value for key, value in chosen.items() if value is not None})
+        return from_architecture(changed, name=network.graph.name)
+    if activation is not None or REFERENCE_KEY not in network.facts:
+        raise ConfigError("only designs can be changed, give the design's folder", where=network.graph.name)
+    return _known(network.facts[REFERENCE_KEY], classes=classes)
+
+
 def _designed(path: Path, *, name: str) -> Network:
     return from_architecture(serde.read_architecture(path), name=name)
 
 
-def _known(name: str) -> Network:
+def _known(name: str, *, classes: int | None = None) -> Network:
     from deepmad_hw.exporters.onnx_graph import reference_metadata
 
-    graph = reference.get(name)
+    graph = reference.get(name) if classes is None else reference.get(name, classes=classes)
     classes = graph.nodes[-1].spec.out_channels
     facts = reference_metadata(name, resolution=(graph.height, graph.width), classes=classes)
     return Network(graph=graph, facts=facts)

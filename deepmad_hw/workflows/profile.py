@@ -18,14 +18,17 @@ from deepmad_hw import costs, reference, sampling
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, DeviceLostError, TooNoisyError
 from deepmad_hw.expand import expand
-from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.exporters.probes import PackedProbe, require_precision, write_plan
+from deepmad_hw.jsonfile import write_json
 from deepmad_hw.layer import Graph
 from deepmad_hw.measurement import Environment, LayerMeasurement
+from deepmad_hw.serde import architecture_to_json
 from deepmad_hw.serde_table import write_table
 from deepmad_hw.space import Space
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
+from deepmad_hw.workflows import calibration
 from deepmad_hw.workflows.config import load_run
-from profilers import run, samples
+from profilers import environment, run, samples
 from profilers.backend import Settings
 from profilers.journal import Unit
 from profilers.plan import Plan, read_plan
@@ -45,11 +48,14 @@ LARGEST_PROBE_MACS = 6e9
 # A plan must not depend on this machine, or it could not be resumed; so its size follows from a nominal speed.
 NOMINAL_MACS_PER_S = 40e9
 NOMINAL_UNIT_S = 0.7
-CALIBRATION_SHARE = 0.2
+CALIBRATION_SHARE = 0.25
 MIN_PROBES_PER_SPACE = 6
-CALIBRATION_NETWORKS = (12, 40)  # at least, at most
+CALIBRATION_NETWORKS = (12, 80)  # at least, at most; the more, the surer the margin
+CALIBRATION_RHO = (0.2, 0.6)
 LARGEST_NETWORK_MACS = 4e9
 MAX_NOISY_SHARE = 0.5
+NETWORKS_FILE = "networks.json"  # of a packed plan: the calibration networks as numbers, for the way back
+LIMITED_RUNTIMES = ("onnxruntime", "openvino", "replay")  # those of cards map more addresses than there is memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +67,7 @@ class ProfileRequest:
         runtime: name of the backend.
         threads: threads per operator.
         batch: images at once.
+        precision: of the probes, one of `deepmad_hw.exporters.probes.PRECISIONS`.
         minutes: measuring time.
         seed: of the choice of probes.
         references: well-known networks whose kinds of layers it shall cover too.
@@ -71,6 +78,7 @@ class ProfileRequest:
     runtime: str = "onnxruntime"
     threads: int = 1
     batch: int = 1
+    precision: str = "fp32"
     minutes: float = 10.0
     seed: int = 0
     references: tuple[str, ...] = REFERENCES
@@ -83,6 +91,7 @@ class ProfileRequest:
         for name, value in (("--threads", self.threads), ("--batch", self.batch), ("--minutes", self.minutes)):
             if not 0 < value < float("inf"):
                 raise ConfigError(f"expected a number above 0, got {value}", where=name)
+        require_precision(self.precision)
 
 
 def spaces(names: Sequence[str | Path]) -> tuple[Space, ...]:
@@ -122,7 +131,7 @@ class Preview:
         probes: networks timed layer by layer.
         networks: networks timed as a whole.
         layers: distinct layer shapes among the probes.
-        minutes: measuring time.
+        minutes: measuring time; more than was asked for where the least that is needed takes longer.
         megabytes: of the packed plan, about.
     """
 
@@ -146,17 +155,17 @@ def choose(request: ProfileRequest) -> list[Chosen]:
     seconds = request.minutes * 60 / Effort(budget_s=0).min_rounds
     chosen = [Chosen(graph=graph) for graph in (*_corners(request.spaces), *_rescaled(request.references))]
     probes, networks = _probes(request, random), _networks(request, random)
-    spent_s = sum(_unit_s(item.graph, by_layer=True) for item in chosen)
+    spent_s = sum(_unit_s(item, request.batch) for item in chosen)
     for count in itertools.count():
         if spent_s >= seconds * (1 - CALIBRATION_SHARE) and count >= MIN_PROBES_PER_SPACE * len(request.spaces):
             break
         chosen.append(next(probes))
-        spent_s += _unit_s(chosen[-1].graph, by_layer=True)
+        spent_s += _unit_s(chosen[-1], request.batch)
     for count in range(CALIBRATION_NETWORKS[1]):
         if spent_s >= seconds and count >= CALIBRATION_NETWORKS[0]:
             break
         chosen.append(next(networks))
-        spent_s += _unit_s(chosen[-1].graph, by_layer=False)
+        spent_s += _unit_s(chosen[-1], request.batch)
     # A run that is cut short has then seen something of everything.
     return [chosen[index] for index in random.permutation(len(chosen))]
 
@@ -176,18 +185,20 @@ def _probe(space: Space, random: np.random.Generator, *, name: str, batch: int) 
 
 
 def _networks(request: ProfileRequest, random: np.random.Generator) -> Iterator[Chosen]:
-    limits = [max(LARGEST_NETWORK_MACS, costs.macs(_smallest(space)) * 1.5) for space in request.spaces]
+    limits = [max(LARGEST_NETWORK_MACS / request.batch, costs.macs(_smallest(space)) * 1.5) for space in request.spaces]
     for index, (space, limit) in enumerate(cycle(zip(request.spaces, limits, strict=True))):
         architecture = sampling.random_architecture(space, random, max_macs=limit)
+        if index // len(request.spaces) % 3 == 2:  # every third one of each space
+            architecture = calibration.optimised(architecture, space, rho=random.uniform(*CALIBRATION_RHO))
         yield Chosen(graph=expand(architecture, name=f"network{index:03}"), architecture=architecture)
 
 
-def _unit_s(graph: Graph, *, by_layer: bool) -> float:
+def _unit_s(item: Chosen, batch: int) -> float:
     """Return about how long one round of a network takes."""
     rhythm = Rhythm()
-    run_s = costs.macs(graph) / NOMINAL_MACS_PER_S
+    run_s = costs.macs(item.graph) * batch / NOMINAL_MACS_PER_S
     runs = WARM_UP_RUNS + rhythm.blocks * max(rhythm.min_runs, rhythm.block_us / 1e6 / run_s)
-    return float(NOMINAL_UNIT_S + run_s * runs * (2 if by_layer else 1))
+    return float(NOMINAL_UNIT_S + run_s * runs * (1 if item.architecture else 2))
 
 
 def _corners(spaces: Sequence[Space]) -> list[Graph]:
@@ -221,16 +232,18 @@ def preview(request: ProfileRequest) -> Preview:
     specs = {node.spec for graph in probes for node in graph}
     largest = max(costs.layer_weights(node.spec) for item in chosen for node in item.graph)
     nodes = sum(len(item.graph.nodes) for item in chosen)
+    least_s = Effort(budget_s=0).min_rounds * sum(_unit_s(item, request.batch) for item in chosen)
+    value_bytes, node_bytes = _PACKED_BYTES[request.precision]
     return Preview(
         probes=len(probes),
         networks=len(chosen) - len(probes),
         layers=len(specs),
-        minutes=request.minutes,
-        megabytes=(largest * costs.FLOAT32_BYTES + nodes * _BYTES_PER_PACKED_NODE) / 2**20,
+        minutes=max(request.minutes, least_s / 60),
+        megabytes=(largest * value_bytes + nodes * node_bytes) / 2**20,
     )
 
 
-_BYTES_PER_PACKED_NODE = 900  # of ONNX and JSON together
+_PACKED_BYTES = {"fp32": (4, 900), "int8": (1, 2400)}  # of one weight, and of one node's ONNX and JSON together
 
 
 def pack(request: ProfileRequest, folder: Path) -> list[Chosen]:
@@ -247,7 +260,9 @@ def pack(request: ProfileRequest, folder: Path) -> list[Chosen]:
     packed = [
         PackedProbe(name=item.graph.name, graph=item.graph, by_layer=item.architecture is None) for item in chosen
     ]
-    write_plan(folder, packed, batch=request.batch)
+    write_plan(folder, packed, batch=request.batch, precision=request.precision)
+    networks = {item.graph.name: architecture_to_json(item.architecture) for item in chosen if item.architecture}
+    write_json(folder / NETWORKS_FILE, {"schema": 1, "networks": networks})
     return chosen
 
 
@@ -274,9 +289,10 @@ def profile(request: ProfileRequest, *, out: Path, on_tick: Callable[[Tick], Non
     chosen = pack(request, folder)
     plan = read_plan(folder)
     settings = Settings(runtime=request.runtime, threads=request.threads, script=request.script)
-    effort = Effort(budget_s=request.minutes * 60)
-    environment, units = run.measure(plan, settings, journal=journal, effort=effort, on_tick=on_tick)
-    table = publish(plan, units, environment, chosen, name=table_name(out), request=request)
+    memory_bytes = environment.memory_bytes() if request.runtime in LIMITED_RUNTIMES else 0
+    effort = Effort(budget_s=request.minutes * 60, memory_bytes=memory_bytes)
+    found, units = run.measure(plan, settings, journal=journal, effort=effort, on_tick=on_tick)
+    table = publish(plan, units, found, chosen, name=table_name(out), request=request)
     write_table(out, table)
     shutil.rmtree(folder)
     for leftover in (journal, *journal.parent.glob(f"{journal.name}-*")):
@@ -296,7 +312,7 @@ def table_name(path: Path) -> str:
 def publish(
     plan: Plan,
     units: list[Unit],
-    environment: Environment,
+    found: Environment,
     chosen: Sequence[Chosen],
     *,
     name: str,
@@ -307,7 +323,7 @@ def publish(
     Args:
         plan: what was measured.
         units: how it went.
-        environment: where.
+        found: where.
         chosen: the networks of the plan.
         name: of the table.
         request: what was wanted.
@@ -326,7 +342,7 @@ def publish(
     ]
     return LatencyTable(
         name=name,
-        environment=environment,
+        environment=found,
         rows=tuple(rows),
         calibration=tuple(calibration),
         measured_on=datetime.datetime.now(datetime.UTC).date().isoformat(),

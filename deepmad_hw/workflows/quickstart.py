@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from deepmad_hw.workflows.design import design, save_design
 from deepmad_hw.workflows.export import export
 from deepmad_hw.workflows.networks import load_network
 from deepmad_hw.workflows.profile import ProfileRequest, profile
+from deepmad_hw.workflows.report.page import report
+from deepmad_hw.workflows.results_folder import described, row_of, write_measured
 from deepmad_hw.workflows.tables import check_table, load_model
 from profilers.run import Tick
 
@@ -32,6 +34,7 @@ METHOD = "certified"
 TABLE_FILE = "this-machine.csv"
 DESIGN_FOLDER = "design"
 MODEL_FILE = "design.onnx"
+REPORT_FILE = "report.html"
 NEAR_BUDGET = 4.0  # a reference network further from the budget than this factor is left out
 
 
@@ -116,9 +119,17 @@ def quickstart(folder: Path, *, show: Show | None = None, minutes: float = PROFI
     near = [name for name in REFERENCES if _near(predict_ms(reference.get(name), model), budget_ms)]
     told.step(f"measuring the design beside {', '.join(near)}")
     rows = bench([folder / MODEL_FILE, *near], table=table, on_tick=told.tick)
+    _report(folder, rows, table=model.name)
     return Quickstart(
         folder=folder, budget_ms=budget_ms, solution=solution, lines=tuple(_line(row, solution) for row in rows)
     )
+
+
+def _report(folder: Path, rows: Sequence[BenchRow], *, table: str) -> None:
+    """Keep what was measured, and tell of everything on one page."""
+    own, *others = (row_of(row, table=table) for row in rows)
+    write_measured(folder, [own], [described(row) for row in others], point=DESIGN_FOLDER)
+    report(folder, folder / REPORT_FILE)
 
 
 def _table(table: Path, told: Show, minutes: float) -> TableModel:

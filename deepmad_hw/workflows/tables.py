@@ -9,6 +9,7 @@ from pathlib import Path
 from deepmad_hw import costs
 from deepmad_hw.errors import ForeignTableError, InputFileError
 from deepmad_hw.exporters.probes import PackedProbe, canary, write_plan
+from deepmad_hw.latency import CONFIDENCE
 from deepmad_hw.measurement import Environment, LayerMeasurement
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.serde_table import read_table
@@ -27,10 +28,15 @@ MAX_GMACS_PER_S = 1e5
 MAX_GBYTES_PER_S = 1e4
 # What one thread of a processor can do at the very most: registers of 512 bits, matrix units, first-level caches.
 MAX_GMACS_PER_S_OF_THREAD = 500.0
+# Registers of 128 bits without wider units: four floats, four units, 4 GHz; int8 takes four times as many values.
+MAX_GMACS_PER_S_OF_NARROW_THREAD = {"fp32": 100.0, "fp16": 200.0, "int8": 400.0}
+WIDE_ARM_UNITS = frozenset(("sve", "sve2", "sme", "i8mm"))
 MAX_GBYTES_PER_S_OF_THREAD = 500.0
 # Large convolutions reach a sensible share of any device's peak, so a table whose best is less has another unit too.
 MIN_BEST_GMACS_PER_S = {"avx2": 1.0, "asimd": 0.1}  # by instruction set
 MIN_BEST_GMACS_PER_S_ELSEWHERE = 0.02
+MIN_BEST_GMACS_PER_S_OF_CARD = 50.0  # the smallest that CUDA runs on today have a peak of some 250
+CARD_RUNTIMES = ("tensorrt", "torch_cuda", "torch_cuda_eager", "rtx")
 # The best layer against the canary: seen 1.7 (x86). The band is narrower than 1000, so of a table and the same table
 # with its rows in milliseconds at most one passes.
 MAX_BEST_OVER_CANARY = 30.0
@@ -39,8 +45,21 @@ MAX_SLOWNESS = 200.0
 LAYER_OVERHEAD_US = 2.0  # of the slowness: what a layer without work may take
 
 
-def load_model(path: Path) -> TableModel:
+def load_model(path: Path, *, confidence: float = CONFIDENCE) -> TableModel:
     """Return a table as a model of networks.
+
+    Args:
+        path: the table's CSV.
+        confidence: of its intervals.
+
+    Raises:
+        InputFileError: the table is missing or damaged, or its times are impossible.
+    """
+    return TableModel(load_table(path), confidence=confidence)
+
+
+def load_table(path: Path) -> LatencyTable:
+    """Return a table whose times are possible.
 
     Args:
         path: the table's CSV.
@@ -50,7 +69,7 @@ def load_model(path: Path) -> TableModel:
     """
     table = read_table(path)
     require_possible(table, where=str(path))
-    return TableModel(table)
+    return table
 
 
 def require_possible(table: LatencyTable, *, where: str) -> None:
@@ -67,16 +86,17 @@ def require_possible(table: LatencyTable, *, where: str) -> None:
     if not rows:
         return
     speeds = [_speed(row, table.environment.batch) for row in rows]
-    _require_reachable(table.environment, rows, speeds, where=where)
+    places = [f"{where}:{number}:median_us" for number, row in enumerate(table.rows, start=2) if row.samples_us]
+    _require_reachable(table.environment, rows, speeds, places)
     best = _Speed(gmacs_per_s=max(s.gmacs_per_s for s in speeds), gbytes_per_s=max(s.gbytes_per_s for s in speeds))
     _require_worthy(table, best, where=where)
-    for row, speed in zip(rows, speeds, strict=True):
+    for row, speed, place in zip(rows, speeds, places, strict=True):
         busy = speed.gmacs_per_s / (best.gmacs_per_s or 1.0) + speed.gbytes_per_s / best.gbytes_per_s
         slowness = 1 / (busy + LAYER_OVERHEAD_US / row.median_us)
         if slowness > MAX_SLOWNESS:
             raise InputFileError(
                 f"{row.spec} in {row.median_us:.4g} us is {slowness:.0f} times slower than the table's best layers",
-                where=where,
+                where=place,
                 hint="times must be in microseconds",
             )
 
@@ -100,17 +120,19 @@ def _speed(row: LayerMeasurement, batch: int) -> _Speed:
 
 
 def _require_reachable(
-    environment: Environment, rows: Sequence[LayerMeasurement], speeds: Sequence[_Speed], *, where: str
+    environment: Environment, rows: Sequence[LayerMeasurement], speeds: Sequence[_Speed], places: Sequence[str]
 ) -> None:
     processor = bool(environment.features)  # instruction sets are told of processors only
-    max_gmacs_per_s = MAX_GMACS_PER_S_OF_THREAD * environment.threads if processor else MAX_GMACS_PER_S
+    narrow = "asimd" in environment.features and not WIDE_ARM_UNITS.intersection(environment.features)
+    of_thread = MAX_GMACS_PER_S_OF_NARROW_THREAD[environment.precision] if narrow else MAX_GMACS_PER_S_OF_THREAD
+    max_gmacs_per_s = of_thread * environment.threads if processor else MAX_GMACS_PER_S
     max_gbytes_per_s = MAX_GBYTES_PER_S_OF_THREAD * environment.threads if processor else MAX_GBYTES_PER_S
-    for row, speed in zip(rows, speeds, strict=True):
+    for row, speed, place in zip(rows, speeds, places, strict=True):
         if speed.gmacs_per_s > max_gmacs_per_s or speed.gbytes_per_s > max_gbytes_per_s:
             raise InputFileError(
                 f"{row.spec} in {row.median_us:.4g} us implies {speed.gmacs_per_s:.3g} GMAC/s "
                 f"and {speed.gbytes_per_s:.3g} GB/s",
-                where=where,
+                where=place,
                 hint="times must be in microseconds",
             )
 
@@ -122,10 +144,12 @@ def _require_worthy(table: LatencyTable, best: _Speed, *, where: str) -> None:
         (speed for name, speed in MIN_BEST_GMACS_PER_S.items() if name in table.environment.features),
         default=MIN_BEST_GMACS_PER_S_ELSEWHERE,
     )
+    if table.environment.runtime in CARD_RUNTIMES:
+        least = MIN_BEST_GMACS_PER_S_OF_CARD
     if best.gmacs_per_s < least:
         raise InputFileError(
             f"its fastest layer reaches {best.gmacs_per_s:.3g} GMAC/s only",
-            where=where,
+            where=f"{where}:1:median_us",
             hint="times must be in microseconds",
         )
     if table.canary_us is None:
@@ -135,7 +159,7 @@ def _require_worthy(table: LatencyTable, best: _Speed, *, where: str) -> None:
     if not 1 / MAX_BEST_OVER_CANARY <= ratio <= MAX_BEST_OVER_CANARY:
         raise InputFileError(
             f"its fastest layer reaches {best.gmacs_per_s:.3g} GMAC/s, its canary {canary_gmacs_per_s:.3g}",
-            where=where,
+            where=f"{where}:1:median_us",
             hint="times must be in microseconds",
         )
 
@@ -217,8 +241,9 @@ def check_table(path: Path, *, folder: Path) -> TableCheck:
 def _canary_now_us(table: LatencyTable, folder: Path, *, where: str) -> float:
     """Return what the canary takes on this machine in the table's setting, found as it was for the table."""
     environment = table.environment
-    write_plan(folder, [PackedProbe(name="check", graph=replace(canary(), name="check"))], batch=environment.batch)
-    plan = replace(read_plan(folder), precision=environment.precision)
+    alone = [PackedProbe(name="check", graph=replace(canary(), name="check"))]
+    write_plan(folder, alone, batch=environment.batch, precision=environment.precision)
+    plan = read_plan(folder)
     settings = Settings(runtime=environment.runtime, threads=environment.threads)
     backend = backends.get(settings.runtime)
     require_this_machine(table, backend.environment(plan, settings), where=where)

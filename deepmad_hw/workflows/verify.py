@@ -81,7 +81,7 @@ def verify(
         _Pair("grid", data["grid"], serde.grid_to_json(file.problem.space)) if data.get("grid") else None,
         *_claims(data, solution),
         *_values(solution, file.problem, found),
-        _Pair("gap", data["gap"], solution.gap, ANALYTIC),
+        _Pair("gap", data["gap"], solution.gap),
     ]
     kept = [pair for pair in pairs if pair is not None]
     _refuse(path, _disagreements(kept))
@@ -138,7 +138,9 @@ def _models(
                 where=str(path),
                 hint="design anew, or put the old table back",
             )
-        models[reference.table] = load_table(path, load=load)
+        models[reference.table] = load_table(
+            path, load=load, confidence=reference.confidence, allow_uncovered=reference.allow_uncovered
+        )
     return models, notes
 
 

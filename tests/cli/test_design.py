@@ -4,10 +4,14 @@ import json
 import sys
 from dataclasses import replace
 
+import highspy
 import numpy as np
 import pytest
+from lying_highs import STATUSES, lying_highs
 
 from deepmad_hw.cli import answers
+from deepmad_hw.optimize import certified
+from deepmad_hw.optimize import solve as solving
 from deepmad_hw.problem import LatencyLimit, Limits
 from deepmad_hw.solution import LatencyValue, Price, Status, Tightest
 from deepmad_hw.workflows import design as designs
@@ -96,7 +100,7 @@ def test_an_exported_file_is_verified(run, tmp_path):
 
 def test_a_budget_on_a_table_becomes_a_limit_of_the_design(run, config, tmp_path, monkeypatch):
     (tmp_path / "board.csv").touch()
-    monkeypatch.setattr("deepmad_hw.workflows.tables.load_model", lambda path: FixedModel(path.stem))
+    monkeypatch.setattr("deepmad_hw.workflows.tables.load_model", lambda path, **_: FixedModel(path.stem))
     words = ["--latency", f"{tmp_path / 'board.csv'}=3ms", "--method", "fast", "--out", tmp_path / "out"]
     data = json.loads(run("design", config, *words, "--json").out)
     (latency,) = data["latency"]
@@ -131,6 +135,24 @@ def test_a_design_that_is_not_certified_ends_with_5(run, config, monkeypatch):
     assert ran.error.startswith("the answer is feasible, not certified: time limit")
 
 
+@pytest.mark.parametrize("status", STATUSES, ids=lambda status: status.name)
+def test_whatever_the_solver_says_exit_0_is_a_design_that_verify_takes(run, config, tmp_path, monkeypatch, status):
+    monkeypatch.setattr(solving.Search, "run", lambda *_, **__: None)
+    monkeypatch.setattr(certified, "MAX_SOLVES", 2)
+    for point, claim in (("none", None), ("breaks a limit", None), ("no numbers", None), ("good", None), ("good", 1e9)):
+        monkeypatch.setattr(highspy, "Highs", lying_highs(status, point, claim))
+        ran = run("design", config, "--json", "--time-limit", "9999s", "--out", tmp_path / "out")
+        data = json.loads(ran.out)
+        assert ran.code == {"certified": 0, "infeasible": 4}.get(data["status"], 5), (point, data["stopped"])
+        if ran.code == 0:
+            assert data["objective"] <= data["bound"] <= data["objective"] * 1.005
+            assert run("verify", tmp_path / "out").code == 0
+        if ran.code == 4:
+            assert status.name == "kInfeasible"
+        if status.name == "kOptimal" and point == "good":
+            assert (ran.code == 0) == (claim is None)
+
+
 @pytest.mark.parametrize(
     ("method", "status"), [("certified", "certified"), ("fast", "feasible"), ("continuous", "local")]
 )
@@ -146,7 +168,7 @@ def test_nothing_found_ends_with_5(run, config, monkeypatch, method):
 
 
 def stub(monkeypatch, **changes):
-    def design(problem, models, *, method, gap, time_limit_s, threads, seed):
+    def design(problem, models, *, method, gap, time_limit_s, threads, seed, solver_log=None):
         asked.append({"gap": gap, "time_limit_s": time_limit_s, "threads": threads, "seed": seed, "problem": problem})
         from deepmad_hw.solution import Solution
 

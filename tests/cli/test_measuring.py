@@ -16,8 +16,8 @@ pytest.importorskip("onnxruntime", reason="measuring needs ONNX Runtime")
 def calm(monkeypatch):
     """Call this machine calm, whatever runs beside the tests."""
     monkeypatch.setattr(benches, "ROUNDS", 3)
-    monkeypatch.setattr(samples, "MAX_STOLEN", 2.0)
-    monkeypatch.setattr(samples, "MAX_CANARY_SWING", 1e9)
+    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_GAP"):
+        monkeypatch.setattr(samples, limit, 1e9)
 
 
 @pytest.fixture
@@ -95,9 +95,21 @@ def test_bench_predicts_without_measuring(run, table, config, tmp_path):
     ran = run("bench", "--predict-only", "--table", table, tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     (row,) = json.loads(ran.out)
-    assert {"name", "predicted_ms", "lower_ms", "upper_ms", "uncovered"} == set(row)
-    assert row["predicted_ms"] > 0
-    assert row["uncovered"] == []
+    assert {"name", "predicted_ms", "lower_ms", "upper_ms", "uncovered", "covered_ms", "notes"} == set(row)
+    assert row["predicted_ms"] == row["covered_ms"] > 0
+    assert (row["uncovered"], row["notes"]) == ([], [])
+
+
+def test_bench_predicts_layer_by_layer(run, table, config, tmp_path):
+    assert run("design", config, "--method", "fast", "--out", tmp_path / "out").code == 0
+    words = ("bench", "--predict-only", "--layers", "--table", table, tmp_path / "out")
+    ran = run(*words, "--json")
+    assert ran.code == 0, ran.err
+    (row,) = json.loads(ran.out)
+    assert sum(layer["predicted_ms"] for layer in row["layers"]) == pytest.approx(row["predicted_ms"])
+    assert row["layers"][0]["name"] == "stem"
+    assert row["layers"][0]["spec"]["kernel"] == 3
+    assert "stem" in run(*words).out
 
 
 def test_bench_measures_a_design_and_its_file(run, config, tmp_path):

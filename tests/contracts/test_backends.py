@@ -14,10 +14,21 @@ from deepmad_hw.expand import expand
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
 from deepmad_hw.measurement import Environment
 from profilers import backend as backends
+from profilers import gpu_sensors
 from profilers.backend import Settings
 from profilers.plan import read_plan
 
-NEEDS = {"onnxruntime": "onnxruntime", "replay": None}  # module that must be installed, by backend
+NEEDS = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "replay": None,
+    "tensorrt": "tensorrt",
+    "torch": "torch",
+    "torch_cuda": "torch",
+    "torch_cuda_eager": "torch",
+}  # module that must be installed, by backend
+NEED_A_CARD = ("tensorrt", "torch_cuda", "torch_cuda_eager")
+RUN_INT8 = ("onnxruntime", "openvino", "replay")
 RUNS = 4
 
 
@@ -33,18 +44,23 @@ def _graph(family, name):
     return expand(architecture, name=name)
 
 
+def _packed(folder, precision):
+    probes = [
+        PackedProbe(name="layers", graph=_graph("mbconv_se", "layers"), by_layer=True),
+        PackedProbe(name="whole", graph=_graph("basic", "whole")),
+    ]
+    write_plan(folder, probes, batch=2, precision=precision)
+    return read_plan(folder)
+
+
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("plan")
-    write_plan(
-        folder,
-        [
-            PackedProbe(name="layers", graph=_graph("mbconv_se", "layers"), by_layer=True),
-            PackedProbe(name="whole", graph=_graph("basic", "whole")),
-        ],
-        batch=2,
-    )
-    return read_plan(folder)
+    return _packed(tmp_path_factory.mktemp("plan"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def int8_plan(tmp_path_factory):
+    return _packed(tmp_path_factory.mktemp("int8"), "int8")
 
 
 @pytest.mark.parametrize("name", backends.names())
@@ -53,6 +69,8 @@ class TestBackend:
     def installed(self, name):
         if NEEDS[name] is not None:
             pytest.importorskip(NEEDS[name])
+        if name in NEED_A_CARD and gpu_sensors.card() is None:
+            pytest.skip("no NVIDIA GPU here, or nvidia-ml-py is not installed")
 
     def test_it_says_where_it_runs(self, name, plan):
         found = backends.get(name).environment(plan, Settings(runtime=name, threads=2))
@@ -79,8 +97,13 @@ class TestBackend:
         session.run()
         assert session.finish() == backends.NodeTimes()
 
-    def test_every_layer_has_one_time_for_each_run(self, name, plan):
-        session = backends.get(name).load(plan, plan.probes[0], Settings(runtime=name), profiled=True)
+    @pytest.mark.parametrize(("kind", "threads"), [("plan", 1), ("plan", 2), ("int8_plan", 1)])
+    def test_every_layer_has_one_time_for_each_run(self, name, kind, threads, request):
+        if kind == "int8_plan" and name not in RUN_INT8:
+            pytest.skip(f"{name} runs no int8")
+        plan = request.getfixturevalue(kind)
+        settings = Settings(runtime=name, threads=threads)
+        session = backends.get(name).load(plan, plan.probes[0], settings, profiled=True)
         total_us = sum(session.run() for _ in range(RUNS))
         times = session.finish()
         assert set(times.us) == {node.name for node in plan.probes[0].nodes}
@@ -91,7 +114,7 @@ class TestBackend:
         assert all(count >= 1 for count in times.operations.values())
 
     def test_a_file_that_cannot_be_loaded_is_an_error(self, name, plan):
-        broken = replace(plan.probes[1], file="plan.json")
+        broken = replace(plan.probes[1], file="plan.json", nodes=())
         settings = Settings(runtime=name, script="fail=whole")
         with pytest.raises(Exception, match=r"\w"):
             backends.get(name).load(plan, broken, settings, profiled=False)
@@ -108,14 +131,16 @@ def test_an_unknown_runtime_names_the_near_miss(wrong, hint):
     assert f"--runtime: unknown runtime '{wrong}'; {hint}" in str(caught.value)
 
 
-def test_a_runtime_that_is_not_installed_is_one_line_with_what_to_type(plan, monkeypatch):
+@pytest.mark.parametrize(
+    ("runtime", "called", "extra"),
+    [("onnxruntime", "ONNX Runtime", "cpu"), ("openvino", "OpenVINO", "openvino"), ("torch", "PyTorch", "torch")],
+)
+def test_a_runtime_that_is_not_installed_is_one_line_with_what_to_type(plan, monkeypatch, runtime, called, extra):
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else find(name, *rest)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == runtime else find(name, *rest))
     with pytest.raises(MissingExtraError) as caught:
-        backends.get("onnxruntime").environment(plan, Settings())
-    assert str(caught.value) == 'ONNX Runtime is not installed; install it with: pip install "deepmad-hw[cpu]"'
+        backends.get(runtime).environment(plan, Settings())
+    assert str(caught.value) == f'{called} is not installed; install it with: pip install "deepmad-hw[{extra}]"'
     assert isinstance(caught.value, DeepmadError)
 
 
@@ -123,7 +148,8 @@ def test_every_backend_of_a_file_is_in_the_table():
     files = {path.stem for path in Path(profilers.__file__).parent.glob("*.py")} - {"__main__"}
     holding = {stem for stem in files if hasattr(importlib.import_module(f"profilers.{stem}"), "BACKEND")}
     registered = {backends.get(name).__class__.__module__.rpartition(".")[2] for name in backends.names()}
-    assert holding == registered == {"onnxruntime_cpu", "replay"}
+    assert holding == registered
+    assert registered >= {"onnxruntime_cpu", "openvino_cpu", "replay", "tensorrt_cuda", "torch_cpu", "torch_cuda"}
 
 
 def test_a_session_is_what_the_protocol_says(plan):

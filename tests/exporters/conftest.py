@@ -1,15 +1,17 @@
 """Networks that the exporters' tests share."""
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deepmad_hw import reference
+from deepmad_hw import reference, serde
 from deepmad_hw.architecture import Architecture, Head, Stage, Stem
 from deepmad_hw.expand import expand
-from deepmad_hw.exporters.weights import initial_weights
+from deepmad_hw.exporters.weights import initial_weights, read_weights
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "deepmad_published.json").read_text())["networks"]
 
@@ -85,3 +87,30 @@ def trained():
         return weights
 
     return build
+
+
+DIGITS = Path(__file__).parents[1] / "data" / "digits"
+
+
+@pytest.fixture
+def digits_network():
+    """Return a function: family -> graph and weights of a small network trained on 32 x 32 digits."""
+
+    def load(family):
+        pytest.importorskip("safetensors", reason="the extra torch is not installed")
+        graph = expand(serde.read_architecture(DIGITS / f"{family}.json"), name=family)
+        return graph, read_weights(DIGITS / f"{family}.safetensors")
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Return 1257 images to train (or calibrate) with and 540 to test with, and their digits."""
+    pytest.importorskip("torch", reason="the extra torch is not installed")
+    path = Path(__file__).parents[2] / "examples" / "train_digits.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    example = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = example  # where dataclasses look their names up
+    spec.loader.exec_module(example)
+    return example.digits(32)

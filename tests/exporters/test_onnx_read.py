@@ -174,8 +174,17 @@ def _external(tensor, location):
     return tensor
 
 
-@pytest.mark.parametrize("place", ["initialiser", "constant", "subgraph", "sparse", "function"])
-def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path, place):
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("initialiser", "keeps its weights in other files"),
+        ("constant", "keeps its weights in other files"),
+        ("subgraph", "holds a graph"),
+        ("sparse", "as sparse tensors"),
+        ("function", "functions of its own"),
+    ],
+)
+def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path, place, said):
     outside = _external(_zeros("w", 1), "../secret")
     constant = helper.make_node("Constant", [], ["c"], value=outside)
     model = _model([helper.make_node("Relu", ["x"], ["y"])])
@@ -190,5 +199,5 @@ def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path, place):
         model.graph.sparse_initializer.append(helper.make_sparse_tensor(outside, _zeros("i", 1), [1]))
     else:
         model.functions.append(helper.make_function("own", "f", [], ["c"], [constant], [helper.make_opsetid("", 20)]))
-    with pytest.raises(InputFileError, match="keeps its weights in other files"):
+    with pytest.raises(InputFileError, match=said):
         onnx_read.load(_saved(tmp_path / "a.onnx", model))

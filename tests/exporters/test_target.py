@@ -39,7 +39,9 @@ def test_a_target_writes_the_same_whole_files_twice(small, tmp_path, name):
     chosen, weights = target.get(name), initial_weights(graph)
     contents = []
     for _ in range(2):
-        paths = chosen.write(graph, weights, tmp_path / f"net{chosen.suffix}", {"deepmad_hw.note": "x"})
+        paths = chosen.write(
+            graph, weights, tmp_path / f"net{chosen.suffix}", {"deepmad_hw.note": "x"}, chosen.options()
+        )
         assert paths[0] == tmp_path / f"net{chosen.suffix}"
         assert sorted(paths) == sorted(tmp_path.iterdir())
         contents.append([path.read_bytes() for path in paths])
@@ -50,5 +52,6 @@ def test_a_target_writes_the_same_whole_files_twice(small, tmp_path, name):
 def test_a_target_reports_a_place_it_cannot_write_to(small, tmp_path, name):
     pytest.importorskip("safetensors", reason="the extra torch is not installed")
     graph = expand(small("basic", depth=1))
+    chosen = target.get(name)
     with pytest.raises(StorageError):
-        target.get(name).write(graph, initial_weights(graph), tmp_path / "none" / "net", {})
+        chosen.write(graph, initial_weights(graph), tmp_path / "none" / "net", {}, chosen.options())

@@ -113,6 +113,24 @@ def test_weights_that_do_not_fit_name_the_parameter(small):
         fold_norms(graph, weights)
 
 
+def test_weights_of_a_deeper_network_are_not_taken_for_those_of_a_shallower_one(small):
+    graph, deeper = (expand(small("basic", depth=depth)) for depth in (1, 2))
+    with pytest.raises(ConfigError, match=r"stage1\.block2\.conv1\.weight: the network has no such parameter"):
+        fold_norms(graph, initial_weights(deeper))
+
+
+def test_weights_of_another_number_of_classes_say_what_to_do(small):
+    with pytest.raises(ConfigError, match=r"classifier\.weight: expected .* \(10, 64\), got \(7, 64\); .*--classes 7"):
+        fold_norms(expand(small("basic")), initial_weights(expand(small("basic", classes=7))))
+
+
+def test_weights_saved_through_a_wrapper_say_what_to_do(small):
+    graph = expand(small("basic"))
+    wrapped = {f"module.{name}": value for name, value in initial_weights(graph).items()}
+    with pytest.raises(ConfigError, match=r"it is called 'module\.stem\.weight' there: save the state dict"):
+        fold_norms(graph, wrapped)
+
+
 def test_files_give_back_the_same_weights(small, tmp_path):
     weights = initial_weights(expand(small("mbconv_se")))
     save_weights(tmp_path / "w.safetensors", weights)

@@ -79,47 +79,6 @@ def test_continuous_optimum_tops_the_grids_incumbent(name, published):
     assert result.design.objective < {"deepmad-r18": 37000, "deepmad-29m-224": 24000}[name]
 
 
-@pytest.mark.parametrize("budget_ms", [25.0, 40.0])
-def test_prices_agree_with_re_solves(budget_ms, published, table):
-    model = {"made-up": table(margin=0.1)}
-    problem = published("deepmad-r18", latency=(("made-up", budget_ms),))
-    result = _solved(problem, model)
-    prices = {price.limit: price for price in result.prices}
-    checked = set()
-    for name, step in (("macs", 1e6), ("params", 1e6), ("rho", 0.01), ("latency:made-up", 1.0)):
-        bought = sum(
-            price.objective_per_unit
-            for limit, price in prices.items()
-            if limit == name or limit.startswith(f"{name}:scale")
-        )
-        ends = [_solved(_moved(problem, name, sign * 0.02 * step), model).design.objective for sign in (-1, 1)]
-        slope = (ends[1] - ends[0]) / 0.04
-        assert bought == pytest.approx(slope, rel=0.03, abs=2.0)
-        if any(price.binding for limit, price in prices.items() if limit.startswith(name)):
-            assert slope > 2.0
-            checked.add(name)
-    assert {"latency:made-up", "rho"} <= checked
-
-
-def _moved(problem, name, amount):
-    limits = problem.limits
-    if name.startswith("latency:"):
-        limit = limits.latency[0]
-        moved = replace(limits, latency=(replace(limit, budget_ms=limit.budget_ms + amount),))
-    else:
-        moved = replace(limits, **{name: getattr(limits, name) + amount})
-    return replace(problem, limits=moved)
-
-
-def test_memory_price_agrees_with_re_solves(space_of):
-    problem = Problem(name="small", space=space_of("mbconv", seed=1, widths=4), limits=Limits(memory_bytes=700_000))
-    price = next(price for price in _solved(problem, {}).prices if price.limit == "memory")
-    ends = [_solved(_moved(problem, "memory_bytes", amount), {}).design.objective for amount in (-4096, 4096)]
-    slope_per_mib = (ends[1] - ends[0]) / 8192 * 2**20
-    assert (price.binding, price.unit) == (True, "MiB")
-    assert price.objective_per_unit == pytest.approx(slope_per_mib, rel=0.03)
-
-
 def test_unreachable_limit_gives_no_point(published):
     problem = published("deepmad-r18")
     assert _solved(replace(problem, limits=Limits(macs=1e6)), {}) is None

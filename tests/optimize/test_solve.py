@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_problems import small_problem
 
 from deepmad_hw import check, families
 from deepmad_hw.errors import ConfigError
@@ -153,3 +154,13 @@ def test_uncovered_layers_are_counted_in_the_notes(published, table):
 def test_unknown_method_raises(published):
     with pytest.raises(ConfigError, match="evolution"):
         solve(published("deepmad-r18"), {}, method="evolution")
+
+
+def test_known_designs_are_started_from_and_strangers_passed_over():
+    problem, models = small_problem("bottleneck", "plain", 3)
+    alone = solve(problem, models, method="certified")
+    stage = replace(alone.architecture.stages[0], out=alone.architecture.stages[0].out + 8)
+    stranger = replace(alone.architecture, stages=(stage, *alone.architecture.stages[1:]))
+    known = solve(problem, models, method="certified", known=(alone.architecture, stranger))
+    assert known.status is Status.CERTIFIED
+    assert known.objective >= alone.objective * (1 - 1e-9)

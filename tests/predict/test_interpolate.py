@@ -1,5 +1,7 @@
 """Layers between measured rows come out near the truth, layers outside are refused."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import LayerMeasurement
+from deepmad_hw.predict import interpolate
 from deepmad_hw.predict.interpolate import MIN_ROWS, REACH, Interpolator, kind_of
 
 
@@ -128,3 +131,68 @@ def test_the_same_rows_predict_the_same_to_the_last_digit(dense, interpolator, p
     assert first.tolist() == second.tolist()
     one_by_one = [float(interpolator.predict_us([spec])[0]) for spec in specs]
     assert one_by_one == pytest.approx(first.tolist(), rel=1e-9)
+
+
+def stepped_us(spec):
+    """Return a time as a card takes it whose kernels fill it round by round, each kernel with a speed of its own."""
+    tiles = np.ceil(spec.out_channels / 64) * np.ceil(spec.out_height * spec.out_width / 64)
+    kernel = 1.0 + 0.9 * (spec.in_channels % 64 == 0) + 0.7 * (spec.out_channels % 32 == 0)
+    return float(5.0 + np.ceil(tiles / 16) * spec.group_width * spec.kernel**2 / 40 * kernel)
+
+
+def stepped(specs):
+    return [LayerMeasurement(spec=spec, samples_us=(stepped_us(spec),)) for spec in specs]
+
+
+def test_steps_are_left_to_trees_and_smooth_times_are_not(paper, interpolator):
+    specs = paper.convolutions(600, seed=0)
+    known, smooth = Interpolator(stepped(specs)), Interpolator(stepped(specs))
+    smooth._by_trees = False
+    assert (known._by_trees, interpolator._by_trees) == (True, False)
+    unseen = [spec for spec in paper.convolutions(300, seed=1) if known.covers([spec]).all()]
+    truth = np.array([stepped_us(spec) for spec in unseen])
+    errors_of_trees = np.abs(known.predict_us(unseen) / truth - 1)
+    assert np.median(errors_of_trees) < 0.8 * np.median(np.abs(smooth.predict_us(unseen) / truth - 1))
+    assert known.predict_us(unseen).tolist() == Interpolator(stepped(specs)).predict_us(unseen).tolist()
+
+
+def test_more_rows_than_a_process_takes_are_left_to_trees(dense, monkeypatch):
+    monkeypatch.setattr("deepmad_hw.predict.interpolate.MAX_ROWS", len(dense) - 1)
+    assert Interpolator(dense)._by_trees
+    monkeypatch.setattr("deepmad_hw.predict.interpolate.MAX_ROWS", len(dense))
+    assert not Interpolator(dense)._by_trees
+    monkeypatch.setattr("deepmad_hw.predict.interpolate.MAX_ROWS_OF_KIND", len(dense) - 1)
+    assert Interpolator(dense)._by_trees
+
+
+def test_left_out_errors_are_those_of_a_process_without_the_row():
+    random = np.random.default_rng(0)
+    points, values = random.standard_normal((30, 11)), random.standard_normal(30)
+    variances = random.uniform(0.001, 0.1, 30)
+    centred = points - points.mean(axis=0)
+    whole = interpolate._Process(points, values, variances)
+    covariance = interpolate._covariance(centred, centred) + np.diag(variances + interpolate._NOISE)
+    for left_out in range(0, 30, 7):
+        kept = np.delete(np.arange(30), left_out)
+        weights = np.linalg.solve(covariance[np.ix_(kept, kept)], values[kept])
+        error = values[left_out] - covariance[left_out, kept] @ weights
+        assert whole.left_out[left_out] == pytest.approx(error, rel=1e-6)
+
+
+def test_a_batch_fills_more_tiles():
+    spec = LayerSpec(op="conv", in_channels=64, out_channels=64, height=7, width=7, kernel=3, activation="relu")
+    one, many = (interpolate._Numbers([spec], batch) for batch in (1, 32))
+    assert one.tiles(64).tolist() == [1.0]
+    assert many.tiles(64).tolist() == [25.0]  # 32 x 49 pixels in strips of 64, one strip of channels
+
+
+def test_a_smooth_table_needs_no_scikit_learn():
+    """It takes a second to import, which a command that only looks at a table should not spend."""
+    program = (
+        "import sys; from deepmad_hw.layer import LayerSpec; from deepmad_hw.measurement import LayerMeasurement as M;"
+        "from deepmad_hw.predict.interpolate import Interpolator as I;"
+        "s = [LayerSpec(op='conv', in_channels=8 * i, out_channels=16, height=8, width=8) for i in range(1, 30)];"
+        "I([M(spec=x, samples_us=(float(x.in_channels),)) for x in s]).predict_us(s);"
+        "sys.exit('sklearn' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -182,3 +182,40 @@ def test_the_same_table_predicts_the_same_to_the_last_digit(paper):
 def test_it_says_whose_it_is(paper):
     model = TableModel(paper.table([paper.row(spec) for spec in paper.convolutions(5, seed=0)]))
     assert (model.name, model.device) == ("paper", "paper")
+
+
+def test_layers_between_rows_lie_within_their_margins_as_often_as_said(paper):
+    """Rows half of which are noise: what is left out lies inside as often as the confidence says."""
+    random = np.random.default_rng(0)
+    specs = paper.convolutions(400, seed=1)
+    rows = [paper.row(spec, noise=0.15, random=random, count=5) for spec in specs]
+    known, new = rows[:300], rows[300:]
+    for confidence, low, high in ((0.5, 0.38, 0.66), (0.9, 0.8, 0.98)):
+        model = TableModel(paper.table(known), confidence=confidence)
+        asked = [row for row in new if model.covers([row.spec])[0]]
+        predicted_ms = model.layers_ms([row.spec for row in asked])
+        margins = model.layer_margins([row.spec for row in asked])
+        inside = [
+            abs(row.median_us / 1e3 / value_ms - 1) <= margin
+            for row, value_ms, margin in zip(asked, predicted_ms, margins, strict=True)
+        ]
+        assert len(inside) > 60
+        assert low < np.mean(inside) < high
+
+
+def test_a_layer_of_a_sure_row_is_as_sure_as_its_median(paper):
+    random = np.random.default_rng(0)
+    rows = [paper.row(spec, noise=0.01, random=random) for spec in paper.convolutions(40, seed=1)]
+    model = TableModel(paper.table(rows))
+    assert model.layer_margins([rows[3].spec]) == [rows[3].relative_error]
+
+
+def test_a_higher_confidence_has_a_wider_margin(paper):
+    known = networks(40, seed=1, space=FINE)
+    random = np.random.default_rng(3)
+    rows = [paper.row(spec) for spec in specs_of(*known)]
+    table = paper.table(rows, [(each, sum_us(each, paper) * (1 + 0.05 * random.standard_normal())) for each in known])
+    margins = [TableModel(table, confidence=confidence).margin for confidence in (0.5, 0.9, 0.95)]
+    assert margins == sorted(margins)
+    assert margins[0] < margins[1]
+    assert TableModel(table, confidence=0.99).margin is None

@@ -1,5 +1,7 @@
 """What a machine says of itself, or "unknown"."""
 
+from pathlib import Path
+
 import pytest
 
 from profilers import environment
@@ -66,6 +68,23 @@ def test_a_governor_is_told(says):
 def test_stolen_ticks_are_the_eighth_field(says):
     says(stat="cpu  10 20 30 40 50 60 70 80 900 1000\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
     assert environment.stolen_and_total_ticks() == (80, 360)
+
+
+def test_the_waits_of_a_process_are_told_by_the_scheduler_or_else_by_the_whole_system(says, monkeypatch):
+    pressure = "some avg10=0.01 avg60=0.16 avg300=5.72 total=1234\nfull avg10=0 avg60=0 avg300=0 total=99\n"
+    says(cpu=pressure)
+    assert environment.waited_ns() == 1_234_000
+    says(schedstat="500 70 3\n", cpu=pressure)
+    assert environment.waited_ns() == 70 * len(list(Path("/proc/self/task").iterdir()))
+    says()
+    assert environment.waited_ns() == 0
+
+
+def test_the_memory_of_the_machine_is_told_in_bytes(says):
+    says(meminfo="MemFree: 1 kB\nMemTotal:       24689484 kB\n")
+    assert environment.memory_bytes() == 24689484 * 1024
+    says()
+    assert environment.memory_bytes() == 0
 
 
 def test_this_machine_answers():

@@ -126,9 +126,53 @@ def test_a_layer_that_was_left_out_of_one_run_has_zero_there():
     assert node_times(trace(KERNELS, without), NODES).us["s.conv2"] == (111.0, 0.0)
 
 
-def test_events_of_no_layer_are_left_out():
-    more = [*KERNELS, ("Cast_7_kernel_time", "Cast", 1000)]
-    assert node_times(trace(more), NODES) == node_times(trace(KERNELS), NODES)
+def test_an_event_with_a_name_of_its_own_belongs_to_what_ran_before_it():
+    more = [*KERNELS[:2], ("Mul_76_kernel_time", "Mul", 1000), *KERNELS[2:]]
+    assert node_times(trace(more), NODES).us == {
+        name: (us + 1000.0 * (name == "stem"),) for name, us in EXPECTED.items()
+    }
+
+
+# The same block in int8, with HardSwish in place of SiLU behind the stem; names as ONNX Runtime 1.32 wrote them.
+INT8_KERNELS = (
+    ("image_QuantizeLinear_kernel_time", "QuantizeLinear", 5),
+    ("Transpose_kernel_time", "Transpose", 6),
+    ("stem_token_2_kernel_time", "QLinearConv", 39),
+    ("stem.conv_DequantizeLinear_kernel_time", "DequantizeLinear", 7),
+    ("HardSigmoid_75_kernel_time", "HardSigmoid", 8),
+    ("Mul_76_kernel_time", "Mul", 9),
+    ("stem_QuantizeLinear_kernel_time", "QuantizeLinear", 10),
+    ("s.conv1_token_7_kernel_time", "QLinearConv", 32),
+    ("s.se.pool_kernel_time", "QLinearGlobalAveragePool", 9),
+    ("s.se.reduce_token_12_kernel_time", "QLinearConv", 7),
+    ("s.se.reduce.sigmoid_kernel_time", "QLinearSigmoid", 2),
+    ("s.se.reduce.act_kernel_time", "QLinearMul", 3),
+    ("s.se.expand_token_22_kernel_time", "QLinearConv", 15),
+    ("s.se.expand.act_kernel_time", "QLinearSigmoid", 4),
+    ("s.se.scale_kernel_time", "QLinearMul", 24),
+    ("s.conv2_token_27_kernel_time", "QLinearConv", 111),
+    ("pool_kernel_time", "QLinearGlobalAveragePool", 6),
+    ("Transpose_token_35_kernel_time", "Transpose", 8),
+    ("classifier.flatten_kernel_time", "Flatten", 3),
+    ("classifier_kernel_time", "QGemm", 10),
+    ("classifier_DequantizeLinear_kernel_time", "DequantizeLinear", 2),
+)
+INT8_EXPECTED = {
+    "stem": 5 + 6 + 39 + 7 + 8 + 9 + 10,
+    "s.conv1": 32,
+    "s.se.pool": 9,
+    "s.se.reduce": 7 + 2 + 3,
+    "s.se.expand": 15 + 4,
+    "s.se.scale": 24,
+    "s.conv2": 111,
+    "pool": 6 + 8,
+    "classifier": 3 + 10 + 2,
+}
+
+
+def test_every_event_of_int8_finds_its_node():
+    times = node_times(trace(INT8_KERNELS), NODES)
+    assert times.us == {name: (float(us),) for name, us in INT8_EXPECTED.items()}
 
 
 def test_a_name_that_begins_like_another_is_not_mixed_up():
@@ -141,13 +185,15 @@ def test_of_no_runs_there_are_no_times():
     assert node_times(trace(), NODES) == backends.NodeTimes()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("family", ["bottleneck", "basic", "mbconv", "mbconv_se"])
-def test_every_layer_of_a_real_network_is_timed_and_they_sum_to_it(graph, tmp_path, family):
+def test_every_layer_of_a_real_network_is_timed_and_they_sum_to_it(graph, tmp_path, family, precision):
     pytest.importorskip("onnxruntime")
     from deepmad_hw.exporters.probes import PackedProbe, write_plan
     from profilers.plan import read_plan
 
-    write_plan(tmp_path, [PackedProbe(name="net", graph=graph(family, "net", side=192), by_layer=True)])
+    probes = [PackedProbe(name="net", graph=graph(family, "net", side=192), by_layer=True)]
+    write_plan(tmp_path, probes, precision=precision)
     plan = read_plan(tmp_path)
     session = backends.get("onnxruntime").load(plan, plan.probes[0], Settings(), profiled=True)
     total_us = [session.run() for _ in range(20)]
@@ -155,4 +201,4 @@ def test_every_layer_of_a_real_network_is_timed_and_they_sum_to_it(graph, tmp_pa
     assert [node.name for node in plan.probes[0].nodes if node.name not in times.us] == []
     sums_us = [sum(run) for run in zip(*times.us.values(), strict=True)]
     assert all(part <= whole for part, whole in zip(sums_us, total_us, strict=True))
-    assert sorted(sums_us)[10] > sorted(total_us)[10] / 2
+    assert max(part / whole for part, whole in zip(sums_us, total_us, strict=True)) > 0.5

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import statistics
 import subprocess
 import sys
 
@@ -187,12 +188,12 @@ def test_two_measurements_at_once_are_refused(packed):
 def test_drift_is_divided_out_of_a_whole_run(packed):
     plan = packed()
     measured = {}
-    for name, script in (("calm", ""), ("drifting", "drift=2")):
+    for name, script in (("calm", ""), ("drifting", "drift=4")):
         _, units = measure(plan, script=script, journal=plan.folder / name, rhythm=Rhythm(blocks=4, max_runs=4))
         levels = [samples.canary_level_us(unit) for unit in units]
         measured[name] = {row.name: row.median_us for row in samples.networks(units)}
         measured[f"{name} layers"] = {row.spec: row.median_us for row in samples.layers(plan, units)}
-        measured[f"{name} usual"] = sorted(levels)[len(levels) // 2]
+        measured[f"{name} usual"] = statistics.median(map(samples.canary_level_us, samples.trusted(units)))
     assert max(levels) / min(levels) > 1.5
     slower = measured["drifting usual"] / measured["calm usual"]
     for kind in ("", " layers"):
@@ -209,6 +210,35 @@ def test_what_earlier_sittings_measured_in_vain_may_be_measured_again(packed, mo
     monkeypatch.setattr(samples, "disturbed", lambda unit: True)
     _, units = measure(plan, script="noise=0.5", budget_s=1e-9)
     assert {unit.round for unit in units} == {0, 1, 2}
+
+
+def test_what_nothing_trustworthy_is_known_of_is_measured_again_beyond_the_budget(packed, monkeypatch):
+    plan = packed()
+
+    def bad(units):
+        return {(unit.probe, unit.round) for unit in units if unit.probe == "probe1" and unit.round < 3}
+
+    monkeypatch.setattr(samples, "contaminated", bad)
+    monkeypatch.setattr(run, "PATIENCE", 1e12)
+    _, units = measure(plan, script="noise=0.5", budget_s=1e-9, max_rounds=6)
+    assert [unit.round for unit in units if unit.probe == "probe1"] == [0, 1, 2, 3]
+    assert {unit.round for unit in units if unit.probe != "probe1"} == {0, 1}
+
+
+def test_patience_ends(packed, monkeypatch):
+    plan = packed()
+    monkeypatch.setattr(samples, "disturbed", lambda unit: True)
+    _, units = measure(plan, script="noise=0.5", budget_s=0.5, max_rounds=1000)
+    spent_s = sum(unit.seconds for unit in units)
+    assert spent_s < run.PATIENCE * 0.5 + 2 * max(unit.seconds for unit in units)
+
+
+def test_every_round_has_a_process_of_its_own(packed, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(run.subprocess, "Popen", lambda *args, **options: started.append(1) or popen(*args, **options))
+    measure(packed(2), min_rounds=3)
+    assert len(started) == 3
 
 
 LOUD = """

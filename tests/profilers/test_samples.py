@@ -169,3 +169,45 @@ def test_the_usual_speed_is_the_median_units():
     units = [unit("a", number=n, slow=slow) for n, slow in enumerate((1.0, 1.0, 1.5))]
     assert samples.drift_factors(units) == pytest.approx({("a", 0): 1.0, ("a", 1): 1.0, ("a", 2): 1.5})
     assert statistics.median(samples.drift_factors(units).values()) == 1.0
+
+
+def test_threads_that_waited_for_a_processor_make_a_unit_untrustworthy():
+    assert not samples.disturbed(unit("a", waited=samples.MAX_WAITED))
+    assert samples.disturbed(unit("a", waited=samples.MAX_WAITED * 1.01))
+
+
+@pytest.mark.parametrize(
+    ("times", "found"),
+    [
+        ([100.0] * 8 + [120.0] * 8, True),
+        ([100.0] * 12 + [120.0] * 4, True),  # a quarter is a crowd
+        ([100.0] * 13 + [120.0] * 3, False),  # less are stragglers
+        ([100.0, 120.0] * 5, False),  # ten runs say nothing
+        ([100.0 + index for index in range(40)], False),  # wide, but one crowd
+        ([100.0] * 8 + [109.0] * 8, False),
+    ],
+)
+def test_two_speeds_within_a_unit_are_seen(times, found):
+    assert samples.two_crowds(times) is found
+    assert samples.disturbed(unit("a", total=times)) is found
+
+
+def test_a_unit_that_was_slow_from_end_to_end_is_seen_beside_the_others():
+    calm = [unit("a", number=number) for number in range(4)]
+    slow, drifting = unit("b", slow=1.3), unit("b", number=1, slow=1.1)
+    assert not samples.disturbed(slow)
+    assert samples.contaminated([*calm, slow, drifting]) == {("b", 0)}
+
+
+def test_of_contaminated_and_calm_units_only_the_calm_ones_count():
+    calm, slow = unit("a"), unit("a", number=1, slow=1.3, total=(150.0, 150.0, 150.0))
+    others = [unit("b", number=number) for number in range(3)]
+    (row,) = (row for row in samples.networks([calm, slow, *others]) if row.name == "a")
+    assert (row.median_us, row.status) == (100.0, "ok")
+
+
+def test_a_network_that_was_slow_whenever_it_was_measured_is_noisy():
+    slow = [unit("a", number=number, slow=1.3) for number in range(2)]
+    others = [unit("b", number=number) for number in range(5)]
+    statuses = {row.name: row.status for row in samples.networks([*slow, *others])}
+    assert statuses == {"a": "noisy", "b": "ok"}

@@ -39,8 +39,8 @@ QUICK = {"seconds_per_network": 0.02}
 def calm(monkeypatch):
     """Bench in few rounds, and call this machine calm, whatever runs beside the tests."""
     monkeypatch.setattr(workflow, "ROUNDS", 3)
-    monkeypatch.setattr(samples, "MAX_STOLEN", 2.0)
-    monkeypatch.setattr(samples, "MAX_CANARY_SWING", 1e9)
+    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_GAP"):
+        monkeypatch.setattr(samples, limit, 1e9)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,9 +126,9 @@ def test_networks_are_measured_beside_their_prediction(tmp_path, table):
     assert first.uncovered == ()
     assert first.lower_ms < first.predicted_ms < first.upper_ms
     assert first.error == first.predicted_ms / first.measured_ms - 1
-    assert second.uncovered == ("the file does not say what its layers are",)
+    assert second.uncovered == ("y: no rows of the table surround conv3x3 3->4 at 14x14",)
     assert (second.predicted_ms, second.error) == (None, None)
-    assert "stage1.block1.se.reduce" in third.uncovered
+    assert any(line.startswith("stage1.block1.se.reduce: no rows of the table surround") for line in third.uncovered)
     assert third.predicted_ms is None
     assert [tick.probe for tick in ticks[:6]] == ["ours", "foreign", "network"] * 2  # interleaved
 
@@ -165,6 +165,75 @@ def test_prediction_only_measures_nothing(tmp_path, table, monkeypatch):
     assert rows[1].predicted_ms is None
 
 
+def anonymous(path, found, *, also=None, fold_norm=True):
+    """Write a design without the facts by which it is known again, with an operation more if one is given."""
+    graph = expand(found)
+    model = export_model(graph, initial_weights(graph), fold_norm=fold_norm)
+    if also:
+        model.graph.node.append(helper.make_node(also, [graph.outputs[0]], ["more"], name="extra"))
+        model.graph.output[0].name = "more"
+    save(model, path)
+    return path
+
+
+def test_a_foreign_file_is_predicted_by_its_layers(tmp_path, table):
+    found = architecture("mbconv_se")
+    files = [anonymous(tmp_path / "foreign.onnx", found), anonymous(tmp_path / "n.onnx", found, fold_norm=False)]
+    rows = bench([*files, of_graph(expand(found))], table=table(found), predict_only=True)
+    assert all(row.uncovered == () for row in rows)
+    assert rows[0].predicted_ms == rows[1].predicted_ms == rows[2].predicted_ms > 0
+    assert (rows[0].lower_ms, rows[0].upper_ms) == (rows[2].lower_ms, rows[2].upper_ms)
+
+
+def test_what_a_foreign_file_has_beside_layers_is_listed_and_the_rest_told(tmp_path, table):
+    found = architecture()
+    file = anonymous(tmp_path / "foreign.onnx", found, also="Tanh")
+    row, whole = bench([file, of_graph(expand(found))], table=table(found), predict_only=True)
+    assert row.uncovered == ("extra: Tanh is no layer that tables hold",)
+    assert (row.predicted_ms, row.upper_ms) == (None, None)
+    assert row.covered_ms == whole.predicted_ms
+
+
+def test_what_is_only_nearly_a_layer_is_noted(tmp_path, table):
+    found = architecture()
+    file = anonymous(tmp_path / "foreign.onnx", found, also="Softmax")
+    row, whole = bench([file, of_graph(expand(found))], table=table(found), predict_only=True)
+    assert row.notes == ("extra: Softmax over 20 values is left out as negligible",)
+    assert row.predicted_ms == whole.predicted_ms
+
+
+def test_a_file_of_another_precision_is_not_predicted(tmp_path, table, environment):
+    found = architecture()
+    for file in (anonymous(tmp_path / "foreign.onnx", found), export(tmp_path / "ours.onnx", found)):
+        path = table(found, environment=replace(environment, precision="int8"))
+        with pytest.raises(NotCoveredError, match="the whole file: is fp32, the table speaks of int8"):
+            bench([file], table=path, predict_only=True)
+
+
+def test_layers_are_predicted_with_intervals_of_their_own(table):
+    found = architecture()
+    (row,) = bench([of_graph(expand(found))], table=table(found), predict_only=True, layers=True)
+    assert [layer.name for layer in row.layers] == [node.name for node in expand(found)]
+    assert sum(layer.predicted_ms for layer in row.layers) == pytest.approx(row.predicted_ms)
+    assert all(layer.lower_ms <= layer.predicted_ms <= layer.upper_ms for layer in row.layers)
+    (row,) = bench([of_graph(expand(found))], table=table(found), predict_only=True)
+    assert row.layers == ()
+
+
+def test_a_layer_that_is_not_covered_has_no_time(table):
+    known, asked = architecture(), architecture("mbconv_se")
+    rows = bench(
+        [of_graph(replace(expand(found), name=f"n{index}")) for index, found in enumerate((known, asked))],
+        table=table(known),
+        predict_only=True,
+        layers=True,
+    )
+    layers = {layer.name: layer for layer in rows[1].layers}
+    assert layers["stage1.block1.se.reduce"].predicted_ms is None
+    assert layers["classifier"].predicted_ms > 0
+    assert any(line.startswith("stage1.block1.se.reduce: ") for line in rows[1].uncovered)
+
+
 def test_a_table_without_margin_has_no_interval(tmp_path, table):
     found = architecture()
     (row,) = bench([of_graph(expand(found))], table=table(found, calibrated=False), predict_only=True)
@@ -174,7 +243,9 @@ def test_a_table_without_margin_has_no_interval(tmp_path, table):
 
 def test_prediction_only_of_nothing_covered_is_an_error(tmp_path, table):
     path = table(architecture())
-    with pytest.raises(NotCoveredError, match=r"no network is covered; first uncovered: the file does not say"):
+    with pytest.raises(
+        NotCoveredError, match=r"no network is covered; first uncovered: y: no rows of the table surround"
+    ):
         bench([foreign(tmp_path / "foreign.onnx")], table=path, predict_only=True)
 
 

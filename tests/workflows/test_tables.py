@@ -135,6 +135,23 @@ def test_a_slow_processor_and_a_fast_card_are_possible():
     assert not refused(replace(fast, canary_us=fast.canary_us / 20))
 
 
+@pytest.mark.parametrize("speed", [0.5, 2.0, 8.0, 40.0])
+@pytest.mark.parametrize("factor", [1e3, 1e-3])
+def test_a_small_arm_board_in_another_unit_is_refused(speed, factor):
+    """Its thousandfold would be a fast x86 core, so what its registers hold decides."""
+    found = table(speed, environment=replace(X86, machine="aarch64", features=("asimd", "asimddp")))
+    assert not refused(found)
+    assert refused(replace(all_scaled(found, factor), canary_us=found.canary_us * factor))
+
+
+def test_a_card_in_another_unit_is_refused():
+    """No canary tells of an imported profile, and its features say nothing; its runtime is a card's."""
+    card = replace(X86, machine="unknown", features=(), runtime="tensorrt")
+    found = replace(all_scaled(table(500.0, environment=card), 1 / 15), canary_us=None)
+    assert not refused(found)
+    assert [refused(all_scaled(found, factor)) for factor in (1e3, 1e-3, 1e6, 1e-6)] == [True] * 4
+
+
 def test_many_threads_may_be_faster():
     server = replace(X86, threads=32)
     assert not refused(table(1000.0, environment=server))
@@ -179,7 +196,7 @@ def test_failed_rows_have_no_speed():
 def test_the_refusal_names_file_and_speed_and_unit(factor, said):
     with pytest.raises(InputFileError) as caught:
         require_possible(all_scaled(table(), factor), where="made.csv")
-    assert str(caught.value).startswith("made.csv: ")
+    assert re.match(r"made\.csv:\d+:median_us: ", str(caught.value))
     assert said in str(caught.value)
     assert str(caught.value).endswith("; times must be in microseconds")
 
@@ -204,7 +221,7 @@ def test_a_replayed_table_in_another_unit_is_refused(factor):
 
 def test_an_impossible_table_is_not_loaded(tmp_path):
     write_table(tmp_path / "r.csv", all_scaled(replay_table(), 1e3))
-    with pytest.raises(InputFileError, match=r"r\.csv: .*microseconds"):
+    with pytest.raises(InputFileError, match=r"r\.csv:\d+:median_us: .*microseconds"):
         load_model(tmp_path / "r.csv")
     write_table(tmp_path / "r.csv", replay_table())
     assert load_model(tmp_path / "r.csv").name == "r"

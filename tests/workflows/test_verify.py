@@ -1,11 +1,12 @@
 """A stored design is recomputed: every change of a field is found and named."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 
-from deepmad_hw.errors import InputFileError
+from deepmad_hw.errors import DeepmadError, InputFileError
 from deepmad_hw.solution import Solution, Status, Tightest
 from deepmad_hw.workflows.design import save_design
 from deepmad_hw.workflows.verify import verify
@@ -31,25 +32,66 @@ def test_an_untouched_design_passes(folder, load):
     assert {"objective", "bound", "gap", "macs", "rho[0]", "latency.board.upper_ms"} <= set(found.checked)
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda d: d.update(bound=d["bound"] - 1),
-        lambda d: d.update(objective=d["objective"] + 1),
-        lambda d: d.update(gap_tolerance=0.1),
-        lambda d: d.update(problem_sha256="0" * 64),
-        lambda d: d["tables"][0].update(sha256="0" * 64),
-        lambda d: d["architecture"]["stages"][0].update(depth=2),
-        lambda d: d.update(claim="proved beyond doubt"),
-        lambda d: d.update(sha256="0" * 64),
-        lambda d: d.pop("versions"),
-        lambda d: d.update(more=1),
-    ],
-)
-def test_a_changed_certificate_is_refused(folder, load, edit):
-    change(folder, "certificate.json", edit)
-    with pytest.raises(InputFileError, match="certificate"):
-        verify(folder, load=load)
+def leaves(data, place=()):
+    """Yield the place of every value of JSON data."""
+    if not isinstance(data, dict | list) or not data:
+        yield place
+        return
+    for key in data if isinstance(data, dict) else range(len(data)):
+        yield from leaves(data[key], (*place, key))
+
+
+def changed(data, place, change):
+    """Return JSON data with one value changed."""
+    if not place:
+        return change(data)
+    copy = data.copy()
+    copy[place[0]] = changed(data[place[0]], place[1:], change)
+    return copy
+
+
+def another(value):
+    """Return another value of the same kind, as near as can be."""
+    if value is None or isinstance(value, bool | list | dict):
+        return 1 if not value else None
+    if isinstance(value, str):
+        return f"{value}x"
+    return value + 1 if isinstance(value, int) else math.nextafter(value, math.inf)
+
+
+@pytest.mark.parametrize("change", [another, lambda _: None, lambda value: [value]], ids=["next", "null", "wrapped"])
+def test_every_single_change_of_a_certificate_is_refused(folder, load, change):
+    path = folder / "certificate.json"
+    data = json.loads(path.read_text())
+    places = [place for place in leaves(data) if changed(data, place, change) != data]
+    assert len(places) > 40
+    assert [place for place in places if passes(path, changed(data, place, change), load)] == []
+
+
+def test_a_certificate_with_a_key_less_or_more_is_refused(folder, load):
+    path = folder / "certificate.json"
+    data = json.loads(path.read_text())
+    shorter = [{name: value for name, value in data.items() if name != key} for key in data]
+    assert [found for found in (*shorter, {**data, "more": 1}) if passes(path, found, load)] == []
+
+
+@pytest.mark.parametrize("name", ["design.json", "problem.json"])
+def test_every_single_change_beside_a_certificate_is_refused(folder, load, name):
+    path = folder / name
+    data = json.loads(path.read_text())
+    hints = {"method", "timings", "notes", "prices", "continuous", "tightest"}  # nothing certified rests on them
+    places = [place for place in leaves(data) if place[0] not in hints and place[-1] != "path"]
+    assert len(places) > 20
+    assert [place for place in places if passes(path, changed(data, place, another), load)] == []
+
+
+def passes(path, data, load):
+    path.write_text(json.dumps(data))
+    try:
+        verify(path.parent, load=load)
+    except DeepmadError:
+        return False
+    return True
 
 
 def test_a_certified_design_without_its_certificate_is_refused(folder, load):

@@ -1,0 +1,107 @@
+"""Profile, predict and bench in other settings than one image on one thread: batch 8, two threads, int8, OpenVINO.
+
+python benchmarks/settings.py --out benchmarks/results/settings.json
+
+For every setting: one short profile for small spaces of all four families, then networks of each family that were not
+profiled, drawn with a fixed seed, predicted and measured. A refused network counts as an error without end.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import origin
+
+from deepmad_hw import sampling
+from deepmad_hw.expand import expand
+from deepmad_hw.workflows.bench import bench, of_graph
+from deepmad_hw.workflows.profile import ProfileRequest, profile, spaces
+
+SETTINGS = {
+    "fp32": {},
+    "fp32, batch 8, 2 threads": {"batch": 8, "threads": 2},
+    "int8": {"precision": "int8"},
+    "int8, batch 8, 2 threads": {"precision": "int8", "batch": 8, "threads": 2},
+    "OpenVINO fp32": {"runtime": "openvino"},
+    "OpenVINO int8": {"runtime": "openvino", "precision": "int8"},
+}
+SPACES = {"bottleneck": "deepmad-r18", "basic": "resnet-basic", "mbconv": "mobile-cpu", "mbconv_se": "mobile-cpu"}
+RESOLUTION = (64, 64)
+SEED = 20261123
+
+
+def main():
+    options = _options()
+    small = [_small(name) for name in options.families]
+    subjects = _subjects(small, options.networks)
+    chosen = [name for name in SETTINGS if not options.only or name in options.only]
+    found = {
+        "command": origin.command(),
+        "machine": origin.machine(),
+        "minutes": options.minutes,
+        "settings": {name: _tried(name, small, subjects, options) for name in chosen},
+    }
+    print(json.dumps(found, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _small(family):
+    return replace(spaces([SPACES[family]])[0], family=family, resolution=RESOLUTION)
+
+
+def _subjects(small, count):
+    random = np.random.default_rng(SEED)
+    return [
+        of_graph(expand(sampling.random_architecture(space, random), name=f"{space.family}{index}"))
+        for space in small
+        for index in range(count)
+    ]
+
+
+def _tried(name, small, subjects, options):
+    begin = time.monotonic()
+    request = ProfileRequest(spaces=tuple(small), references=(), minutes=options.minutes, **SETTINGS[name])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.csv"
+        table = profile(request, out=path)
+        profiled_s = time.monotonic() - begin
+        rows = bench(subjects, table=path, seconds_per_network=options.seconds)
+    errors = [math.inf if row.error is None else row.error for row in rows]
+    known = [error for error in errors if math.isfinite(error)]
+    print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
+    return {
+        "profiled_s": profiled_s,
+        "layers": len(table.rows),
+        "noisy_layers": sum(row.status == "noisy" for row in table.rows),
+        "refused": len(errors) - len(known),
+        "median_error": statistics.median(map(abs, errors)),
+        "worst_error": max(map(abs, errors)),
+        "signed_mean_error": statistics.mean(known) if known else None,
+        "networks": {
+            row.name: {"predicted_ms": row.predicted_ms, "measured_ms": row.measured_ms, "uncovered": row.uncovered[:1]}
+            for row in rows
+        },
+    }
+
+
+def _options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=0.5, help="measuring time of each profile")
+    parser.add_argument("--networks", type=int, default=2, help="of each family")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of measuring each network")
+    parser.add_argument("--families", nargs="*", choices=tuple(SPACES), default=tuple(SPACES))
+    parser.add_argument("--only", nargs="*", choices=tuple(SETTINGS), help="settings to try")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""``deepmad-hw sweep``: many budgets, devices, spaces; the Pareto front. Layer 4."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepmad_hw import cli, units
+from deepmad_hw.cli import answers, options, output
+from deepmad_hw.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deepmad_hw.workflows.results import Point, Results
+    from deepmad_hw.workflows.sweep import Progress
+    from deepmad_hw.workflows.sweep_plan import Plan
+
+
+class Method(StrEnum):
+    """How each point is solved."""
+
+    CERTIFIED = "certified"
+    FAST = "fast"
+
+
+def sweep(
+    configs: Annotated[
+        list[str], typer.Argument(metavar="CONFIG...", help="Run files, or names of problems such as deepmad-r18.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder that keeps every point; the same command resumes.")],
+    latency: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TABLE=RANGE",
+            help="Budgets on a table's device: T.csv=5ms:50ms:10, 5ms:50ms:10:log, or a list such as "
+            "5ms,10ms,like:resnet18. Repeatable: ranges of several devices walk together.",
+        ),
+    ] = [],  # noqa: B006
+    macs: Annotated[str | None, typer.Option(metavar="RANGE", help="Most multiply-adds, such as 0.5G:2G:5.")] = None,
+    params: Annotated[str | None, typer.Option(metavar="RANGE", help="Most parameters, such as 5M:20M:4.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="RANGE", help="Most activation memory: 4MiB:8MiB:3.")] = None,
+    rho: Annotated[str | None, typer.Option(metavar="RANGE", help="Largest effectiveness, such as 0.1:1.0:10.")] = None,
+    resolution: Annotated[
+        str | None, typer.Option(metavar="SIDE|HxW[,...]", help="Pixels of the image; each makes a line of its own.")
+    ] = None,
+    grid: options.Grid = None,
+    settings: options.Set = [],  # noqa: B006
+    each_device: Annotated[
+        bool, typer.Option("--each-device", help="Also the best designs for each device alone: what sharing costs.")
+    ] = False,
+    confidence: options.Confidence = None,
+    allow_uncovered: options.AllowUncovered = False,
+    method: Annotated[Method, typer.Option(help="How sure the answers are.")] = Method.CERTIFIED,
+    gap: options.Gap = "0.5%",
+    time_limit: Annotated[str, typer.Option(metavar="TIME", help="Longest time to solve each point.")] = "60s",
+    threads: options.Threads = 1,
+    seed: options.Seed = 0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes that solve side by side. [default: one per core]")
+    ] = None,
+    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Solve on the cluster of this scheduler.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure each design here and correct it until it uses its budget.")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Measure the designs here in turns with well-known networks.")
+    ] = False,
+    beside: Annotated[
+        list[str],
+        typer.Option(metavar="NETWORK", help="Compare with this network, folder or file instead. Repeatable."),
+    ] = [],  # noqa: B006
+    json: options.Json = False,
+) -> None:
+    """Solve a problem for many budgets: every point certified, none worth less than one with smaller budgets."""
+    from deepmad_hw.workflows import sweep as sweeps
+    from deepmad_hw.workflows import sweep_axes, sweep_plan
+
+    plan = sweep_axes.make_plan(
+        configs,
+        sweep_axes.Ranges(
+            macs=macs, params=params, memory=memory, rho=rho, resolution=resolution, latency=_tables(latency)
+        ),
+        settings=sweep_plan.Settings(
+            method=method.value,
+            gap=units.parse_percent(gap, where="--gap"),
+            time_limit_s=units.parse_seconds(time_limit, where="--time-limit"),
+            threads=threads,
+            seed=seed,
+        ),
+        overrides=options.overrides(grid=grid, settings=settings),
+        own_designs=each_device,
+        confidence=options.confidence_share(confidence),
+        allow_uncovered=allow_uncovered,
+    )
+    if (measure or compare or beside) and not all(asked.question.tables for asked in plan.points):
+        raise ConfigError("nothing says which runtime to measure on", where="sweep", hint="give --latency TABLE=RANGE")
+    folder = options.new_folder(out)
+    words = _words(
+        configs,
+        {"--latency": latency, "--set": settings, "--beside": beside},
+        {
+            "--macs": macs,
+            "--params": params,
+            "--memory": memory,
+            "--rho": rho,
+            "--resolution": resolution,
+            "--grid": grid,
+            "--confidence": confidence,
+            "--method": method.value,
+            "--gap": gap,
+            "--time-limit": time_limit,
+            "--threads": str(threads),
+            "--seed": str(seed),
+        },
+        {
+            "--each-device": each_device,
+            "--allow-uncovered": allow_uncovered,
+            "--measure": measure,
+            "--compare": compare,
+        },
+    )
+    total = len(plan.points)
+    with output.progress(f"solving {total} points of {plan.name}", total=total) as steps:
+        results = sweeps.sweep(
+            plan,
+            folder,
+            jobs=jobs or min(len(plan.chains), len(os.sched_getaffinity(0))),
+            dask=dask,
+            command=shlex.join(["deepmad-hw", "sweep", *words, "--out", str(out)]),
+            on_progress=lambda progress: _show_progress(steps, progress),
+        )
+    if measure:
+        results = _measured(plan, results, folder)
+    if compare or beside:
+        results = _compared(plan, results, folder, beside)
+    if json:
+        from deepmad_hw.workflows.results import results_to_json
+
+        output.answer_json(results_to_json(results))
+    else:
+        show(results)
+    output.message(f"stored in {folder}; see it with: deepmad-hw report {shlex.quote(str(folder))} --out report.html")
+    _stop(results, method=method)
+
+
+def _measured(plan: Plan, results: Results, folder: Path) -> Results:
+    from deepmad_hw.workflows.sweep_measured import measured_sweep
+
+    done: list[str] = []
+    total = len(results.points)
+    with output.progress(f"measuring {total} points", total=total) as steps:
+
+        def count(name: str) -> None:
+            done.append(name)
+            steps.advance(done=len(done), total=total, text=f"{len(done)}/{total} points measured, {name}")
+
+        return measured_sweep(plan, results, folder, on_round=answers.show_round, on_point=count)
+
+
+def _compared(plan: Plan, results: Results, folder: Path, beside: Sequence[str]) -> Results:
+    from deepmad_hw.cli.profile import show_tick
+    from deepmad_hw.workflows.compare import NETWORKS, compared
+    from deepmad_hw.workflows.results import write_results
+    from deepmad_hw.workflows.sweep_plan import table_paths
+
+    table = next(iter(table_paths(plan).values()))
+    with output.progress("measuring in turns") as steps:
+        found = compared(
+            results, table, networks=tuple(beside) or NETWORKS, on_tick=lambda tick: show_tick(steps, tick)
+        )
+    write_results(folder, found)
+    return found
+
+
+def _tables(texts: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        path, _, budgets = text.partition("=")
+        if not path or not budgets:
+            raise ConfigError("expected a table and its budgets", where="--latency", hint="say TABLE.csv=5ms:50ms:10")
+        if path in found:
+            raise ConfigError("two ranges for one table", where=f"--latency {path}", hint="put commas between values")
+        found[path] = budgets
+    return found
+
+
+def _words(
+    configs: Sequence[str],
+    repeated: Mapping[str, Sequence[str]],
+    single: Mapping[str, str | None],
+    flags: Mapping[str, bool],
+) -> list[str]:
+    """Return the words of the command that makes the same results again, wherever it is solved."""
+    return [
+        *configs,
+        *(word for option, values in repeated.items() for value in values for word in (option, value)),
+        *(word for option, value in single.items() if value is not None for word in (option, value)),
+        *(option for option, given in flags.items() if given),
+    ]
+
+
+def _show_progress(steps: output.Steps, progress: Progress) -> None:
+    text = f"{progress.done}/{progress.total} points, {progress.name} {'found' if progress.found else 'solved'}"
+    steps.advance(done=progress.done, total=progress.total, text=text)
+
+
+def show(results: Results) -> None:
+    """Print a sweep as a table, and what to keep in mind when reading it.
+
+    Args:
+        results: the sweep.
+    """
+    columns = ("point", "status", "objective", "gap", "rho", "depth", "width", "MACs", "params", "latency", "training")
+    output.table(columns, [_cells(point) for point in results.points], numbers=range(2, len(columns)))
+    if len({point.limits.rho for point in results.points if point.limits is not None}) > 1:
+        output.answer("note: objectives compare at equal rho only; training is an estimate, in 10^18 multiply-adds")
+    if results.references or any(point.rows for point in results.points):
+        _show_measured(results)
+    for note in results.notes:
+        output.answer(note)
+
+
+def _show_measured(results: Results) -> None:
+    rows = [
+        *((row, point.solution.objective) for point in results.points for row in point.rows),
+        *((reference.row, reference.objective) for reference in results.references),
+    ]
+    cells = [
+        (
+            row.name,
+            *("" if value is None else f"{value:.2f}" for value in (row.measured_ms, row.p99_ms, row.predicted_ms)),
+            "" if objective is None else f"{objective:,.1f}",
+        )
+        for row, objective in rows
+    ]
+    output.table(("network", "measured ms", "p99", "predicted ms", "objective"), cells, numbers=range(1, 5))
+    output.answer("note: objectives are no accuracies, and compare at equal rho only")
+
+
+def _cells(point: Point) -> tuple[str, ...]:
+    from deepmad_hw.workflows.report.facts import training_emacs
+
+    solution = point.solution
+    network, values = solution.architecture, solution.evaluation
+    if network is None or values is None:
+        return (point.name, solution.status.value, *[""] * 9)
+    depth = sum(stage.depth for stage in network.stages)
+    width = sum(stage.out * stage.depth for stage in network.stages) / depth
+    return (
+        point.name,
+        solution.status.value,
+        f"{values.objective:,.1f}",
+        "" if solution.gap is None else units.format_percent(solution.gap),
+        f"{values.max_rho:.3f}",
+        str(depth),
+        f"{width:.0f}",
+        units.format_count(values.macs),
+        units.format_count(values.params),
+        ", ".join(units.format_time_ms(each.upper_ms or each.predicted_ms) for each in values.latency),
+        f"{training_emacs(values.macs):.2f}",
+    )
+
+
+def _stop(results: Results, *, method: Method) -> None:
+    """End with the code that says what the worst point is worth; points that nothing can keep are an answer too."""
+    states = [point.solution.status.value for point in results.points]
+    if all(state == "infeasible" for state in states):
+        output.message("error: no design keeps the limits of any point")
+        raise typer.Exit(cli.EXIT_INFEASIBLE)
+    unsure = {"failed", "feasible"} if method is Method.CERTIFIED else {"failed"}
+    short = [point.name for point in results.points if point.solution.status.value in unsure]
+    if short:
+        output.message(
+            f"error: {len(short)} points are not {method.value}: {', '.join(short)}; raise --time-limit or --gap"
+        )
+        raise typer.Exit(cli.EXIT_NOT_CERTIFIED)

@@ -1,0 +1,484 @@
+"""Walks over any ONNX graph and returns the layers a runtime makes of it, and what it cannot tell. Layer 3.
+
+The rules are those by which ONNX Runtime merges operations on the CPU (1.32, observed in its optimised graphs): batch
+norm, constants, one residual sum and one activation go into the convolution before them, if nothing else reads what
+lies between. Two passes: the first looks through views, quantisation pairs and arithmetic on shapes; the second walks
+the rest in order, and each operation either begins a layer, is merged into one, or is listed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from deepmad_hw.errors import NotCoveredError
+from deepmad_hw.layer import IMAGE, LayerSpec, Node
+
+Shape = tuple[int, ...]
+
+# Views of their first input: nothing is computed, whatever they are called.
+VIEWS = frozenset({"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+# Changes of number format around an operation, which the runtime merges into it or keeps next to nothing.
+FORMATS = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
+INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
+# Operations over so few values that a network's time does not show them, such as a softmax over its classes.
+NEGLIGIBLE_VALUES = 8192
+NEGLIGIBLE = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Mul", "Add", "Sub", "Div", "Relu", "Clip"})
+ACTIVATIONS = {
+    "Relu": "relu",
+    "Clip": "relu6",
+    "Sigmoid": "sigmoid",
+    "HardSigmoid": "hardsigmoid",
+    "HardSwish": "hardswish",
+    "Swish": "silu",
+    "LeakyRelu": "relu",
+}
+WINDOWS = frozenset({"Conv", "AveragePool", "MaxPool"})  # a padding before them is merged into them
+POOLS = {"MaxPool": "max_pool", "AveragePool": "avg_pool"}
+ACTIVATED = ("conv", "linear", "add")  # the layers that an activation is merged into
+IMAGE_RANK = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Walk:
+    """What a graph is made of.
+
+    Args:
+        nodes: its layers in execution order; a layer that reads something uncovered names that operation.
+        uncovered: ``name: reason`` of each operation that no layer stands for.
+        notes: where a layer stands for something that is only nearly the same.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+    """
+
+    nodes: tuple[Node, ...]
+    uncovered: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Op:
+    """An operation with its inputs as written, and as what they are views of."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    roots: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, Any]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Layer:
+    """A layer while operations are being merged into it."""
+
+    name: str
+    op: str
+    shape: dict[str, int]
+    inputs: list[str]
+    tensor: str  # where it ends so far
+    activation: str = "none"
+    residual: bool = False
+    norm: bool = False
+    bias: bool = False
+
+    def node(self) -> Node:
+        spec = LayerSpec(op=self.op, activation=self.activation, residual=self.residual, **self.shape)
+        return Node(name=self.name, spec=spec, inputs=tuple(self.inputs), norm=self.norm, bias=self.bias)
+
+
+def walk(model: Any) -> Walk:
+    """Return the layers of a model.
+
+    Args:
+        model: an `onnx.ModelProto` with one image as its input; a batch that is left free is taken as 1.
+
+    Raises:
+        NotCoveredError: its shapes do not meet.
+    """
+    return _Walker(_View(model)).walk()
+
+
+class _View:
+    """The first pass: a model as operations on feature maps, everything else looked through."""
+
+    def __init__(self, model: Any) -> None:
+        graph = _inferred(model).graph
+        values = (*graph.input, *graph.value_info, *graph.output)
+        self._types = {info.name: info.type.tensor_type for info in values}
+        self._shapes = {name: _sizes(kind) for name, kind in self._types.items()}
+        self._shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        self.constants = {tensor.name for tensor in graph.initializer}
+        self.images = [info.name for info in graph.input if info.name not in self.constants]
+        self._root: dict[str, str] = {}
+        self._read_by: dict[str, set[str]] = defaultdict(set)  # kinds of operations, by tensor
+        for node in graph.node:
+            for name in node.input:
+                self._read_by[name].add(node.op_type)
+        self.quantised: set[str] = set()  # tensors that int8 values were turned into
+        self.clipped: set[str] = set()  # tensors that are turned into int8 values from zero up
+        self._zeros = {tensor.name for tensor in graph.initializer if _is_zero_byte(tensor)}
+        self.ops = [op for node in graph.node for op in self._seen(node)]
+        self.readers: dict[str, list[_Op]] = defaultdict(list)
+        for op in self.ops:
+            for root in dict.fromkeys(op.roots):
+                self.readers[root].append(op)
+        self.outputs = {self.root(info.name) for info in graph.output}
+
+    def root(self, tensor: str) -> str:
+        """Return what a tensor is a view of."""
+        return self._root.get(tensor, tensor)
+
+    def shape(self, tensor: str) -> Shape:
+        """Return a tensor's shape, empty where it is not known."""
+        return self._shapes.get(tensor, ())
+
+    def is_half(self, tensor: str) -> bool:
+        """Return whether a tensor holds 16-bit floats."""
+        kind = self._types.get(tensor)
+        return kind is not None and kind.elem_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+    def sole_reader(self, tensor: str) -> _Op | None:
+        """Return the one operation that reads a tensor; None where there are more, or where it leaves the network."""
+        found = self.readers[tensor]
+        return found[0] if len(found) == 1 and tensor not in self.outputs else None
+
+    def _seen(self, node: Any) -> Iterator[_Op]:
+        inputs = tuple(name for name in node.input if name)
+        outputs = [name for name in node.output if name]
+        if node.op_type == "DequantizeLinear":
+            self.quantised.add(outputs[0])
+        if node.op_type == "QuantizeLinear" and set(inputs[2:]) <= self._zeros:
+            self.clipped.add(self.root(inputs[0]))
+        from_constants = bool(inputs) and all(name in self.constants for name in inputs)
+        if node.op_type == "Constant" or from_constants or self._counts_only(outputs):
+            self.constants.update(outputs)
+        elif self._is_view(node, inputs, outputs[0]):
+            self._root[outputs[0]] = self.root(inputs[0])
+            if inputs[0] in self.quantised:
+                self.quantised.add(outputs[0])
+        else:
+            yield _Op(
+                name=node.name or outputs[0],
+                kind=node.op_type if not node.domain else f"{node.domain}.{node.op_type}",
+                inputs=inputs,
+                roots=tuple(self.root(name) for name in inputs if name not in self.constants),
+                output=outputs[0],
+                attributes={item.name: helper.get_attribute_value(item) for item in node.attribute},
+            )
+
+    def _counts_only(self, outputs: Sequence[str]) -> bool:
+        """Return whether only shapes are computed here: whole numbers, a handful of them."""
+        kinds = [self._types.get(name) for name in outputs]
+        whole = all(kind is not None and kind.elem_type in INTEGERS for kind in kinds)
+        return whole and all(len(self.shape(name)) <= 1 for name in outputs)
+
+    def _is_view(self, node: Any, inputs: Sequence[str], output: str) -> bool:
+        if node.op_type in VIEWS | FORMATS:
+            return True
+        readers = self._read_by[output]
+        if node.op_type == "Expand":  # of a squeeze-excite's factors: the multiplication does it as well
+            return self.shape(inputs[0])[2:] == (1, 1) and readers <= {"Mul"}
+        same_channels = self.shape(inputs[0])[:2] == self.shape(output)[:2]
+        return node.op_type == "Pad" and same_channels and readers <= WINDOWS
+
+
+def _is_zero_byte(tensor: Any) -> bool:
+    return tensor.data_type == TensorProto.UINT8 and not numpy_helper.to_array(tensor).any()
+
+
+def _inferred(model: Any) -> Any:
+    """Return the model with all shapes worked out anew, for one image where the batch is free."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    weights = {tensor.name for tensor in copy.graph.initializer}
+    for info in copy.graph.input:
+        sizes = info.type.tensor_type.shape.dim
+        if info.name not in weights and sizes and not sizes[0].dim_value:
+            sizes[0].dim_value = 1
+    for info in copy.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    try:
+        return shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)
+    except shape_inference.InferenceError as error:
+        reason = " ".join(str(error).split())
+        raise NotCoveredError(f"its shapes do not meet: {reason}", where=model.graph.name) from error
+
+
+def _sizes(kind: Any) -> Shape:
+    return tuple(size.dim_value for size in kind.shape.dim)
+
+
+class _Walker:
+    """The second pass: layers, and what is none."""
+
+    def __init__(self, view: _View) -> None:
+        self._view = view
+        self._layers: dict[str, _Layer] = {}  # by the tensor at which each ends
+        self._begun: list[_Layer] = []
+        self._owner = dict.fromkeys(view.images, IMAGE)
+        self._merged: set[str] = set()  # outputs of operations that an earlier one has taken along
+        self._uncovered: list[str] = []
+        self._notes: list[str] = []
+        self._formats: dict[str, list[str]] = defaultdict(list)  # names of layers with weights, by precision
+
+    def walk(self) -> Walk:
+        for op in self._view.ops:
+            if op.output not in self._merged:
+                self._visit(op)
+        self._let_clip()
+        precision = next((name for name in ("int8", "fp16") if self._formats[name]), "fp32")
+        strangers = [name for other, names in self._formats.items() if other != precision for name in names]
+        self._uncovered += [f"{name}: is computed in another precision than {precision}" for name in strangers]
+        if not self._begun and not self._uncovered:
+            self._uncovered.append("the whole graph: computes no layer")
+        return Walk(
+            nodes=tuple(layer.node() for layer in self._begun),
+            uncovered=tuple(self._uncovered),
+            notes=tuple(dict.fromkeys(self._notes)),
+            precision=precision,
+        )
+
+    def _let_clip(self) -> None:
+        """Give back the activations that a quantiser has left out, because its whole numbers begin at zero anyway."""
+        for layer in self._begun:
+            within = layer.tensor in self._view.clipped - self._view.outputs
+            if within and layer.activation == "none" and layer.op in ACTIVATED:
+                layer.activation = "relu"
+
+    def _visit(self, op: _Op) -> None:
+        steps: Mapping[str, Callable[[_Op], str | None]] = {
+            "Conv": self._conv,
+            "Gemm": self._linear,
+            "MatMul": self._linear,
+            "BatchNormalization": self._norm,
+            "Add": self._sum,
+            "Mul": self._product,
+            "GlobalAveragePool": self._global_pool,
+            "ReduceMean": self._global_pool,
+            "AveragePool": self._pool,
+            "MaxPool": self._pool,
+        }
+        step = self._activation if op.kind in ACTIVATIONS else steps.get(op.kind)
+        reason = f"{op.kind} is no layer that tables hold" if step is None else step(op)
+        if reason is None:
+            return
+        self._owner[op.output] = op.name
+        values = sum(math.prod(self._view.shape(tensor)) for tensor in (op.output, *op.inputs[:1]))
+        if op.kind in NEGLIGIBLE and 0 < values <= NEGLIGIBLE_VALUES:
+            self._notes.append(f"{op.name}: {op.kind} over {values} values is left out as negligible")
+        else:
+            self._uncovered.append(f"{op.name}: {reason}")
+
+    # --- operations that begin a layer --------------------------------------------------------------------------------
+
+    def _conv(self, op: _Op) -> str | None:
+        shape, weight = self._view.shape(op.roots[0]), self._view.shape(op.inputs[1])
+        if len(shape) != IMAGE_RANK or len(weight) != IMAGE_RANK:
+            return f"convolves {len(shape) - 2} dimensions, not 2"
+        if op.roots != (self._view.root(op.inputs[0]),):
+            return "has weights that are computed"
+        if set(op.attributes.get("dilations", (1,))) != {1}:
+            return f"is dilated by {max(op.attributes['dilations'])}"
+        window = self._window(op, weight[2:], shape)
+        if isinstance(window, str):
+            return window
+        groups = int(op.attributes.get("group", 1))
+        self._begin(op, "conv", {**window, "out_channels": weight[0], "groups": groups}, weighted=True)
+        self._layers[op.output].bias = len(op.inputs) > 2  # image, weight, bias
+        return None
+
+    def _pool(self, op: _Op) -> str | None:
+        shape, kernel = self._view.shape(op.roots[0]), tuple(op.attributes.get("kernel_shape", ()))
+        if len(shape) != IMAGE_RANK:
+            return f"pools {len(shape) - 2} dimensions, not 2"
+        if op.kind == "AveragePool" and kernel == shape[2:]:
+            return self._global_pool(op)
+        window = self._window(op, kernel, shape)
+        if isinstance(window, str):
+            return window
+        self._begin(op, POOLS[op.kind], {**window, "out_channels": shape[1]})
+        return None
+
+    def _window(self, op: _Op, kernel: Shape, shape: Shape) -> dict[str, int] | str:
+        """Return channels, pixels, kernel and stride of a window, or why there is no such layer."""
+        strides = tuple(op.attributes.get("strides", (1, 1)))
+        if len(set(kernel)) != 1 or len(set(strides)) != 1:
+            return f"has a window of {'x'.join(map(str, kernel))} in steps of {'x'.join(map(str, strides))}"
+        size, stride = kernel[0], strides[0]
+        wanted = self._view.shape(op.output)[2:]
+        height, width = (_pixels(pixels, out, size, stride) for pixels, out in zip(shape[2:], wanted, strict=True))
+        if min(height, width) < 1:
+            return f"pads {'x'.join(map(str, shape[2:]))} pixels more than tables do"
+        if (height, width) != shape[2:]:
+            self._notes.append(f"{op.name}: is padded otherwise, counted as {height}x{width} pixels")
+        return {"in_channels": shape[1], "height": height, "width": width, "kernel": size, "stride": stride}
+
+    def _global_pool(self, op: _Op) -> str | None:
+        shape, out = self._view.shape(op.roots[0]), self._view.shape(op.output)
+        if len(shape) != IMAGE_RANK or out[1:] not in ((shape[1],), (shape[1], 1, 1)):
+            return f"{op.kind} from {'x'.join(map(str, shape))} to {'x'.join(map(str, out))} is no pooling of a map"
+        if op.kind != "GlobalAveragePool":
+            self._notes.append(f"{op.name}: {op.kind} is counted as a global average pool")
+        channels = {"in_channels": shape[1], "out_channels": shape[1]}
+        self._begin(op, "global_pool", {**channels, "height": shape[2], "width": shape[3]})
+        return None
+
+    def _linear(self, op: _Op) -> str | None:
+        shape, weight, out = (self._view.shape(name) for name in (*op.inputs[:2], op.output))
+        if op.roots != (self._view.root(op.inputs[0]),):
+            return "has weights that are computed"
+        if len(shape) != 2 or len(weight) != 2:  # batch and channels
+            return f"multiplies a tensor of {len(shape)} dimensions"
+        channels = {"in_channels": shape[1], "out_channels": out[1]}
+        self._begin(op, "linear", {**channels, "height": 1, "width": 1}, weighted=True)
+        self._layers[op.output].bias = len(op.inputs) > 2  # image, weight, bias
+        return None
+
+    def _begin(self, op: _Op, kind: str, shape: dict[str, int], *, weighted: bool = False) -> None:
+        inputs = [self._owner.get(root, root) for root in op.roots]
+        layer = _Layer(name=op.name, op=kind, shape=shape, inputs=inputs, tensor=op.output)
+        self._begun.append(layer)
+        self._layers[op.output] = layer
+        self._owner[op.output] = layer.name
+        if weighted:
+            half, whole = self._view.is_half(op.inputs[0]), op.inputs[0] in self._view.quantised
+            self._formats["int8" if whole else "fp16" if half else "fp32"].append(layer.name)
+
+    # --- operations that are merged into a layer ----------------------------------------------------------------------
+
+    def _open(self, tensor: str, *, readers: int = 1) -> _Layer | None:
+        """Return the layer that ends at a tensor, if it has no activation yet and so many operations read it."""
+        layer = self._layers.get(tensor)
+        if layer is None or layer.activation != "none" or layer.op not in ACTIVATED:
+            return None
+        return layer if len(self._view.readers[tensor]) == readers and tensor not in self._view.outputs else None
+
+    def _extend(self, layer: _Layer, *ops: _Op) -> None:
+        """Let a layer end where the last of some operations does."""
+        self._merged.update(op.output for op in ops)
+        del self._layers[layer.tensor]
+        layer.tensor = ops[-1].output
+        self._layers[layer.tensor] = layer
+        self._owner[layer.tensor] = layer.name
+
+    def _norm(self, op: _Op) -> str | None:
+        layer = self._open(op.roots[0])
+        if layer is None or layer.op != "conv" or layer.residual:
+            return "is a batch norm that no convolution can take in"
+        layer.norm = True
+        self._extend(layer, op)
+        return None
+
+    def _sum(self, op: _Op) -> str | None:
+        if len(op.roots) == 1:
+            return self._with_constant(op)
+        shapes = [self._view.shape(name) for name in op.inputs]
+        if len(shapes[0]) != IMAGE_RANK or shapes[0] != shapes[1]:
+            return f"adds {' and '.join('x'.join(map(str, shape)) for shape in shapes)}"
+        for root, other in (op.roots, op.roots[::-1]):
+            layer = self._open(root)
+            if layer is not None and layer.op == "conv" and not layer.residual and root != other:
+                layer.residual = True
+                layer.inputs.append(self._owner.get(other, other))
+                self._extend(layer, op)
+                return None
+        _, channels, height, width = shapes[0]
+        if op.roots[0] == op.roots[1]:
+            return "adds a tensor to itself"
+        sizes = {"in_channels": channels, "out_channels": channels, "height": height, "width": width}
+        self._begin(op, "add", sizes)
+        return None
+
+    def _product(self, op: _Op) -> str | None:
+        if len(op.roots) == 1:
+            return self._with_constant(op)
+        shapes = [self._view.shape(root) for root in op.roots]
+        for (shape, factor), order in ((shapes, 1), (shapes[::-1], -1)):
+            if len(shape) == IMAGE_RANK and factor in (shape[:2], (*shape[:2], 1, 1)):
+                sizes = {"in_channels": shape[1], "out_channels": shape[1], "height": shape[2], "width": shape[3]}
+                self._begin(op, "scale", sizes)
+                self._layers[op.output].inputs = [self._owner.get(root, root) for root in op.roots[::order]]
+                return None
+        return f"multiplies {' and '.join('x'.join(map(str, shape)) for shape in shapes)}"
+
+    def _with_constant(self, op: _Op) -> str | None:
+        hard = self._spelt_out(op)
+        if hard is not None:
+            return None
+        layer, constant = self._open(op.roots[0]), next(name for name in op.inputs if name in self._view.constants)
+        if layer is None or layer.op == "add" or layer.residual:
+            return f"{op.kind} of a constant follows no convolution"
+        if math.prod(self._view.shape(constant)) > layer.shape["out_channels"]:
+            return f"{op.kind} of a constant of {math.prod(self._view.shape(constant))} values"
+        layer.bias = layer.bias or op.kind == "Add"
+        self._extend(layer, op)
+        return None
+
+    # --- activations --------------------------------------------------------------------------------------------------
+
+    def _activation(self, op: _Op) -> str | None:
+        root = op.roots[0]
+        gated = self._gated(op)
+        layer = self._open(root, readers=1 if gated is None else 2)
+        if layer is None:
+            return f"{op.kind} follows no convolution that could take it in"
+        if gated is not None:
+            layer.activation = "silu" if op.kind == "Sigmoid" else "hardswish"
+            if op.kind != "Sigmoid":
+                self._notes.append(f"{op.name}: hardswish in two operations is counted as one")
+            self._extend(layer, op, gated)
+            return None
+        layer.activation = ACTIVATIONS[op.kind]
+        if op.kind == "LeakyRelu":
+            self._notes.append(f"{op.name}: LeakyRelu is counted as relu")
+        self._extend(layer, op)
+        return None
+
+    def _gated(self, op: _Op) -> _Op | None:
+        """Return the multiplication of ``x * gate(x)``, where this operation is the gate."""
+        if op.kind not in ("Sigmoid", "HardSigmoid"):
+            return None
+        product = self._view.sole_reader(op.output)
+        found = product is not None and product.kind == "Mul" and set(product.roots) == {op.roots[0], op.output}
+        return product if found else None
+
+    def _spelt_out(self, op: _Op) -> str | None:
+        """Merge ``clip(x + 3, 0, 6) / 6``, with or without a factor x, as hardsigmoid or hardswish; None elsewhere."""
+        clip = self._view.sole_reader(op.output) if op.kind == "Add" else None
+        if clip is None or clip.kind not in ("Clip", "Relu"):
+            return None
+        root, last, gated, divided = op.roots[0], clip, False, False
+        ops = [op, clip]
+        while not (gated and divided):
+            following = self._view.sole_reader(last.output)
+            if following is None or following.kind not in ("Mul", "Div"):
+                break
+            if len(following.roots) == 1 and not divided:
+                divided = True
+            elif set(following.roots) == {root, last.output} and not gated:
+                gated = True
+            else:
+                break
+            ops.append(following)
+            last = following
+        layer = self._open(root, readers=2 if gated else 1)
+        if layer is None or not divided:
+            return None
+        layer.activation = "hardswish" if gated else "hardsigmoid"
+        self._notes.append(f"{op.name}: {layer.activation} in {len(ops)} operations is counted as one")
+        self._extend(layer, *ops)
+        return layer.activation
+
+
+def _pixels(pixels: int, out: int, kernel: int, stride: int) -> int:
+    """Return the side nearest to `pixels` from which a window padded as ours are returns `out`."""
+    padding = kernel // 2 if kernel % 2 else 0
+    least = (out - 1) * stride + kernel - 2 * padding
+    return min(max(pixels, least), least + stride - 1)

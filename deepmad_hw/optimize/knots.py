@@ -1,0 +1,420 @@
+"""Bounds on a fine grid from prices that are linear between knots. Layer 3 (optimize).
+
+The relaxation over hundreds of widths has thousands of rows, one for each choice, but their prices (duals) hardly
+differ between neighbouring widths. So only prices are looked for that are linear, in channels, between some of the
+choices, the knots: the rows between two knots are added up with the weights of interpolation, and the columns, whose
+own exact coefficients stay, are generated as their prices ask for them. Any prices give a valid bound (Lagrangian
+duality): a design takes one of each group of alternatives, so it gains no more than the group's largest reduced cost.
+A product of two widths is linear in each of them, so little is lost: what logarithms, and the steps of a measured
+table, bend between two knots.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import highspy
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from deepmad_hw.optimize.coefficients import Coefficients, restricted
+from deepmad_hw.optimize.milp import Milp, Range, RowPlace, Sum, Variables, build, exists
+from deepmad_hw.optimize.solvers import compiled
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+WIDTH_KNOTS = 18  # of a stage's out widths
+BOTTLENECK_KNOTS = 9
+MOST_TURNS = 40  # of column generation for one sum
+COLUMNS_A_TURN = 60  # of each group of alternatives
+CLOSE = 2e-4
+PRIMAL_SIMPLEX = 4  # the last point stays one when columns come in or the sum changes
+SAFETY = 1e-6  # relative, on bounds, for rounding
+SLACK = 1e-3  # relative, by which the relaxation's optimum may fall when ranges are asked for
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Narrowed:
+    """What one round leaves.
+
+    Args:
+        tables: without the pairs that no good enough design has.
+        ranges: of the sum of log w.
+        bound: on every design's objective.
+    """
+
+    tables: Coefficients
+    ranges: list[Range]
+    bound: float
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether some stage's sum of log w would have to be above and below a value at once."""
+        return any(bool((known.least > known.most).all()) for known in self.ranges)
+
+
+def narrow(
+    tables: Coefficients, ranges: Sequence[Range], design: Ints, target: float, *, threads: int, deadline: float
+) -> Narrowed | None:
+    """Return a bound, and what may still hold a design better than a target; None if there was no time for any.
+
+    Args:
+        tables: the problem's tables.
+        ranges: of the sum of log w.
+        design: choices that keep all limits; they always stay.
+        target: objective that matters.
+        threads: of the solver.
+        deadline: `time.monotonic` at which to stop.
+    """
+    master = _Master(build(tables, ranges=ranges), ranges, design, threads=threads, deadline=deadline)
+    objective = master.maximise(master.milp.objective, enough=target)
+    if objective is None:
+        return None
+    if objective.bound <= target:
+        return Narrowed(tables=tables, ranges=list(ranges), bound=objective.bound)
+    master.demand(target)
+    found = [ranges[0]]
+    for known, stage in zip(ranges[1:], master.milp.stages, strict=True):
+        most, least = (master.maximise(Sum().add(stage.log_fan_in, sign)) for sign in (1.0, -1.0))
+        found.append(
+            Range(
+                least=known.least if least is None else np.maximum(known.least, -least.bound),
+                most=known.most if most is None else np.minimum(known.most, most.bound),
+            )
+        )
+    kept = master.kept(objective, design, target)
+    return Narrowed(tables=restricted(tables, kept), ranges=found, bound=objective.bound)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Gains:
+    """What some prices say of a sum.
+
+    Args:
+        bound: on the sum.
+        columns: reduced cost of every column.
+    """
+
+    bound: float
+    columns: Floats
+
+
+class _Master:
+    """The relaxation with rows added up between knots, over the columns that were asked for so far.
+
+    Args:
+        milp: the whole model.
+        ranges: with which it was built.
+        design: choices that keep all limits.
+        threads: of the solver.
+        deadline: `time.monotonic` at which to stop.
+    """
+
+    def __init__(self, milp: Milp, ranges: Sequence[Range], design: Ints, *, threads: int, deadline: float) -> None:
+        form = compiled(milp.model)
+        self.milp, self._ranges, self._deadline = milp, ranges, deadline
+        self._column = {id(variable): index for index, variable in enumerate(form.columns)}
+        bounds = [variable.bounds for variable in form.columns]
+        self._low = np.array([-np.inf if low is None else low for low, _ in bounds], dtype=float)
+        self._high = np.array([np.inf if high is None else high for _, high in bounds], dtype=float)
+        axes = _axes(milp.tables)
+        self._spread = _spread([row.constraint for row in form.rows], axes)
+        self._columns = form.A.T.tocsr()
+        self._added_up = (self._spread @ form.A).tocsc()
+        self._rhs = self._spread @ np.asarray(form.rhs, dtype=float)
+        kinds = np.zeros(self._spread.shape[0])
+        shares = self._spread.tocoo()
+        kinds[shares.row] = np.array([row.bound_type for row in form.rows])[shares.col]
+        self._kinds = kinds  # -1: >=, 0: ==, 1: <=
+        self._groups = [self._numbers(group[exists(group)]) for group in _alternatives(milp)]
+        self._adding = [self._numbers(stage.added[exists(stage.added)]) for stage in milp.stages]
+        self._objective = self._costs(milp.objective)
+        self._demanded = 0.0
+        self._highs = _empty_highs(self._rhs, kinds, threads)
+        self._active: Ints = np.zeros(0, dtype=np.int64)
+        pairs = np.concatenate([*(self._numbers(group[exists(group)]) for group in _pairs(milp)), *self._adding])
+        self._add(np.setdiff1d(np.arange(len(form.columns)), pairs))
+        self._add(self._seeds(design, axes))
+
+    # --- solving ---
+
+    def maximise(self, total: Sum, *, enough: float = -math.inf) -> _Gains | None:
+        """Return the least bound found on a sum, None if not even a first solve ended in time.
+
+        Args:
+            total: the sum.
+            enough: bound at which to stop.
+        """
+        costs = self._costs(total)
+        self._highs.changeColsCost(len(self._active), np.arange(len(self._active), dtype=np.int32), costs[self._active])
+        best: _Gains | None = None
+        for _ in range(MOST_TURNS):
+            self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.0, self._left_s()))
+            self._highs.run()
+            if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+                break
+            optimum = self._highs.getInfo().objective_function_value + total.constant
+            gains = self._priced(costs, np.array(self._highs.getSolution().row_dual), total.constant)
+            best = gains if best is None or gains.bound < best.bound else best
+            missing = self._worth_adding(gains)
+            if best.bound <= enough or best.bound - optimum <= CLOSE * abs(optimum) or not len(missing):
+                break
+            self._add(missing, costs)
+        return best
+
+    def demand(self, target: float) -> None:
+        """Look at designs of at least some objective from here on.
+
+        Args:
+            target: the objective; the relaxation's own optimum, less a little, if the columns so far have none better.
+        """
+        objective = self.milp.objective
+        optimum = self._highs.getInfo().objective_function_value + objective.constant
+        self._demanded = target - objective.constant
+        row = self._objective[self._active]
+        there = np.flatnonzero(row)
+        least = min(target, optimum - SLACK * abs(optimum)) - objective.constant
+        self._highs.addRow(least, highspy.kHighsInf, len(there), there.astype(np.int32), row[there])
+
+    def kept(self, gains: _Gains, design: Ints, target: float) -> list[tuple[Bools, Bools, Bools]]:
+        """Return which pairs may be in a design of at least the target.
+
+        Args:
+            gains: of the objective.
+            design: choices that always stay.
+            target: the objective.
+        """
+        spare = gains.bound - target
+        masks = []
+        given, before = self._losses(gains, self.milp.stem), int(design[0])
+        for index, stage in enumerate(self.milp.stages):
+            width, inner = self._losses(gains, stage.width), self._losses(gains, stage.inner)
+            kept = (
+                self._losses(gains, stage.first_in) + given[:, None] + inner[None, :] < spare,
+                self._losses(gains, stage.skip).min(axis=0) + given[:, None] + width[None, :] < spare,
+                self._losses(gains, stage.first_out).min(axis=0) + width[:, None] + inner[None, :] < spare,
+            )
+            out, chosen = int(design[1 + 3 * index]), int(design[2 + 3 * index])
+            kept[0][before, chosen] = kept[1][before, out] = kept[2][out, chosen] = True
+            masks.append(kept)
+            given, before = width, out
+        return masks
+
+    # --- pricing ---
+
+    def _priced(self, costs: Floats, prices: Floats, constant: float) -> _Gains:
+        demand = min(float(prices[-1]), 0.0) if len(prices) > len(self._rhs) else 0.0
+        prices = prices[: len(self._rhs)]
+        prices = np.where(self._kinds > 0, np.maximum(prices, 0.0), prices)
+        prices = np.where(self._kinds < 0, np.minimum(prices, 0.0), prices)
+        gains: Floats = costs - self._columns @ (self._spread.T @ prices) - demand * self._objective
+        self._count_sums_with_widths(gains)
+        worth = float(prices @ self._rhs) + demand * self._demanded + constant
+        bound = worth + self._most(gains)
+        return _Gains(bound=bound + SAFETY * abs(bound), columns=gains)
+
+    def _count_sums_with_widths(self, gains: Floats) -> None:
+        """Give a width what the sum of log w that goes with it gains, at the better end of its range."""
+        for known, stage in zip(self._ranges[1:], self.milp.stages, strict=True):
+            there = exists(stage.width)
+            width, total = self._numbers(stage.width[there]), self._numbers(stage.log_fan_in[there])
+            gains[width] += np.maximum(gains[total] * known.least[there], gains[total] * known.most[there])
+            gains[total] = 0.0
+
+    def _most(self, gains: Floats) -> float:
+        """Return the most that columns can gain: the best of each group of alternatives, the better end of others."""
+        rest = np.ones(len(gains), dtype=bool)
+        found = 0.0
+        for numbers in self._groups:
+            found += float(gains[numbers].max())
+            rest[numbers] = False
+        for numbers in self._adding:
+            found += max(0.0, float(gains[numbers].max(initial=0.0)))
+            rest[numbers] = False
+        left, low, high = gains[rest], self._low[rest], self._high[rest]
+        end = np.where(left > 0, high, low)
+        return found + float((left * np.where(left == 0, 0.0, end)).sum())
+
+    def _worth_adding(self, gains: _Gains) -> Ints:
+        """Return the columns that gain most in their group and are not there yet."""
+        found = []
+        for numbers in [*self._groups, *self._adding]:
+            values = gains.columns[numbers]
+            best = numbers[np.argsort(-values, kind="stable")[:COLUMNS_A_TURN]]
+            found.append(best[gains.columns[best] > 0])
+        return np.setdiff1d(np.concatenate(found), self._active)
+
+    def _losses(self, gains: _Gains, group: Variables) -> Floats:
+        """Return by how much each alternative gains less than the group's best; infinite where there is none."""
+        there = exists(group)
+        values = np.full(group.shape, -np.inf)
+        values[there] = gains.columns[self._numbers(group[there])]
+        return np.asarray(values.max() - values)
+
+    # --- columns ---
+
+    def _add(self, columns: Ints, costs: Floats | None = None) -> None:
+        part = self._added_up[:, columns]
+        starts, rows, factors = part.indptr[:-1], part.indices, part.data
+        if self._highs.getNumRow() > len(self._rhs):  # the demanded objective is the last row
+            extended = sparse.vstack([part, sparse.csr_matrix(self._objective[columns])]).tocsc()
+            starts, rows, factors = extended.indptr[:-1], extended.indices, extended.data
+        cost = np.zeros(len(columns)) if costs is None else costs[columns]
+        self._highs.addCols(
+            *(len(columns), cost, self._low[columns], self._high[columns]),
+            *(len(factors), starts.astype(np.int32), rows.astype(np.int32), factors),
+        )
+        self._active = np.concatenate([self._active, columns])
+
+    def _seeds(self, design: Ints, axes: _Axes) -> Ints:
+        """Return the pairs of a design, so that there is a point, and those between two knots."""
+        found = []
+        before = int(design[0])
+        for index, stage in enumerate(self.milp.stages):
+            out, inner = int(design[1 + 3 * index]), int(design[2 + 3 * index])
+            given, width, chosen = (
+                np.union1d(axis.knots, mine)
+                for axis, mine in (
+                    (axes.widths[index], before),
+                    (axes.widths[index + 1], out),
+                    (axes.inner[index], inner),
+                )
+            )
+            for group, rows, columns in (
+                (stage.first_in[None], given, chosen),
+                (stage.skip, given, width),
+                (stage.first_out, width, chosen),
+                (stage.added[None], width, chosen),
+            ):
+                at_knots = group[:, rows][:, :, columns]
+                found.append(self._numbers(at_knots[exists(at_knots)]))
+            before = out
+        return np.unique(np.concatenate(found))
+
+    def _costs(self, total: Sum) -> Floats:
+        cost = np.zeros(len(self._column))
+        np.add.at(cost, self._numbers(total.variables), total.factors)
+        return cost
+
+    def _numbers(self, variables: Sequence[Any] | Variables) -> Ints:
+        return np.array([self._column[id(variable)] for variable in variables], dtype=np.int64)
+
+    def _left_s(self) -> float:
+        return self._deadline - time.monotonic()
+
+
+def _empty_highs(rhs: Floats, kinds: Floats, threads: int) -> Any:
+    """Return a model with rows but no columns."""
+    highspy.Highs.resetGlobalScheduler(True)  # or it keeps an earlier model's number of threads
+    highs = highspy.Highs()
+    highs.setOptionValue("output_flag", False)
+    highs.setOptionValue("threads", threads)
+    highs.setOptionValue("simplex_strategy", PRIMAL_SIMPLEX)
+    highs.changeObjectiveSense(highspy.ObjSense.kMaximize)
+    low, high = np.where(kinds <= 0, rhs, -np.inf), np.where(kinds >= 0, rhs, np.inf)
+    empty = np.zeros(0)
+    highs.addRows(len(rhs), low, high, 0, np.zeros(len(rhs), dtype=np.int32), empty.astype(np.int32), empty)
+    return highs
+
+
+def _pairs(milp: Milp) -> Iterator[Variables]:
+    for stage in milp.stages:
+        yield from (stage.first_in, stage.skip, stage.first_out)
+
+
+def _alternatives(milp: Milp) -> list[Variables]:
+    """Return the groups of which every design takes one."""
+    choices = [choice for stage in milp.stages for choice in (stage.width, stage.inner)]
+    return [milp.stem, *choices, *_pairs(milp)]
+
+
+# --- knots ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Axis:
+    """One choice of a stage (or the stem).
+
+    Args:
+        knots: positions, ascending, both ends of what is left among them.
+        weights: [choice, knot] of interpolation.
+    """
+
+    knots: Ints
+    weights: Floats
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Axes:
+    """The knots of every axis.
+
+    Args:
+        widths: of the stem and of every stage.
+        inner: of every stage, kernels included.
+    """
+
+    widths: tuple[_Axis, ...]
+    inner: tuple[_Axis, ...]
+
+    def of(self, place: RowPlace) -> tuple[_Axis, ...]:
+        """Return the axes along which rows of a place lie."""
+        named = {"in": self.widths[place.stage], "out": self.widths[place.stage + 1], "inner": self.inner[place.stage]}
+        return tuple(named[axis] for axis in place.axes)
+
+
+def _axes(tables: Coefficients) -> _Axes:
+    """Return knots spread evenly in log channels over what is left of every axis."""
+    stem = tables.stages[0].allows_in_out.any(axis=1)
+    widths, inner = [_axis(tables.stem_widths, np.asarray(stem), WIDTH_KNOTS)], []
+    for grid in tables.stages:
+        widths.append(_axis(grid.out_widths, np.asarray(grid.allows_out_inner.any(axis=1)), WIDTH_KNOTS))
+        kernels = len(np.unique(grid.kernel))
+        used = grid.allows_out_inner.any(axis=0).reshape(-1, kernels).any(axis=1)
+        bottleneck = _axis(grid.bottleneck[::kernels], np.asarray(used), BOTTLENECK_KNOTS)
+        knots = (bottleneck.knots[:, None] * kernels + np.arange(kernels)).ravel()
+        inner.append(_Axis(knots=knots, weights=np.kron(bottleneck.weights, np.eye(kernels)).astype(np.float64)))
+    return _Axes(widths=tuple(widths), inner=tuple(inner))
+
+
+def _axis(channels: Ints, used: Bools, count: int) -> _Axis:
+    left = np.flatnonzero(used)
+    marks = np.geomspace(channels[left[0]], channels[left[-1]], count)
+    nearest = np.abs(channels[left][None, :] - marks[:, None]).argmin(axis=1)
+    knots = np.unique(left[nearest]) if len(left) > count else left
+    weights: Floats = np.zeros((len(channels), len(knots)))
+    for number, row in enumerate(np.eye(len(knots))):
+        weights[:, number] = np.interp(channels, channels[knots], row)
+    return _Axis(knots=knots, weights=weights)
+
+
+def _spread(rows: Sequence[Any], axes: _Axes) -> Any:
+    """Return [row that is left, row of the model]: rows by choice are added up with the weights of their knots."""
+    numbers: dict[Any, int] = {}
+    left, mine, weights = [], [], []
+    for number, row in enumerate(rows):
+        for key, weight in _shares(row, axes):
+            left.append(numbers.setdefault(key, len(numbers)))
+            mine.append(number)
+            weights.append(weight)
+    return sparse.csr_matrix((weights, (left, mine)), shape=(len(numbers), len(rows)))
+
+
+def _shares(row: Any, axes: _Axes) -> Iterator[tuple[Any, float]]:
+    """Yield the knots' rows in which a row takes part, with its weight."""
+    if row.parent_component().local_name != "by_choice":
+        yield row.index(), 1.0
+        return
+    place, choices = row.index()
+    shares: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
+    for axis, choice in zip(axes.of(place), choices, strict=True):
+        near = np.flatnonzero(axis.weights[choice])
+        shares = [((*key, int(n)), w * float(axis.weights[choice, n])) for key, w in shares for n in near]
+    for key, weight in shares:
+        yield (place, key), weight

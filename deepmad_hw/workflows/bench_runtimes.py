@@ -1,0 +1,154 @@
+"""Measures networks on several runtimes side by side, the runtimes' rounds taking turns. Layer 4."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from deepmad_hw.errors import ConfigError, DeviceLostError, MissingExtraError
+from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.measurement import NetworkMeasurement
+from deepmad_hw.workflows.bench import SECONDS_PER_NETWORK, Subject, subject
+from profilers import backend as backends
+from profilers import run, samples
+from profilers.backend import Settings
+from profilers.journal import Unit
+from profilers.plan import Plan, read_plan
+from profilers.run import Effort, Tick
+from profilers.timing import Rhythm
+
+EVERY = "all"  # every runtime that is here
+ROUNDS = 4  # of each runtime, each in a process of its own
+BLOCKS_PER_ROUND = 2
+NO_RUNTIMES = ("replay",)  # stand-ins, only when asked for by name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeRow:
+    """One network on one runtime.
+
+    Args:
+        name: of the network.
+        runtime: name of the backend.
+        measurement: the times, or None where it cannot be run.
+        reason: why it cannot.
+        conditions: what the device told of itself, see `profilers.backend.Watched`.
+    """
+
+    name: str
+    runtime: str
+    measurement: NetworkMeasurement | None = None
+    reason: str = ""
+    conditions: Mapping[str, float | str] = field(default_factory=dict)
+
+
+def bench_runtimes(
+    networks: Sequence[str | Path | Subject],
+    runtimes: Sequence[str],
+    *,
+    threads: int = 1,
+    seconds_per_network: float = SECONDS_PER_NETWORK,
+    on_tick: Callable[[Tick], None] = lambda tick: None,
+) -> list[RuntimeRow]:
+    """Measure every network on every runtime of this machine in one run.
+
+    A runtime that cannot run a network, as PyTorch a quantised file, says so in its row; the others go on.
+
+    Args:
+        networks: design folders, ONNX files, reference names, or subjects.
+        runtimes: names of backends, or `EVERY` alone.
+        threads: threads per operator.
+        seconds_per_network: measuring time of a network on a runtime, about.
+        on_tick: told after each unit.
+
+    Returns:
+        One row per network and runtime, networks in their order, runtimes in theirs.
+
+    Raises:
+        ConfigError: no network, two of one name, or an unknown runtime.
+        InputFileError: a file cannot be used.
+        MissingExtraError: a runtime that was named is not installed, or its device is not here.
+    """
+    subjects = [item if isinstance(item, Subject) else subject(item) for item in networks]
+    if not subjects:
+        raise ConfigError("no network to bench", hint="name designs, ONNX files or reference networks")
+    with tempfile.TemporaryDirectory(prefix="deepmad-hw-bench-") as folder:
+        write_plan(Path(folder), [_packed(item) for item in subjects])
+        plan = read_plan(Path(folder))
+        chosen = _present(runtimes, plan, threads=threads)
+        progress = _Progress(len(chosen) * len(subjects) * ROUNDS, on_tick)
+        units: dict[str, list[Unit]] = {}
+        for number in range(ROUNDS):
+            for runtime in chosen:
+                settings = Settings(runtime=runtime, threads=threads)
+                units[runtime] = _round(plan, settings, number, seconds_per_network, progress)
+    return [_row(item.name, runtime, units[runtime]) for item in subjects for runtime in chosen]
+
+
+def _packed(item: Subject) -> PackedProbe:
+    """Return a network with its file; its layers too, unless the file's numbers are others than the layers' float32."""
+    plain = item.walk is None or item.walk.precision == "fp32"
+    return PackedProbe(
+        name=item.name, graph=item.graph if plain else None, file=item.file, input_shape=item.input_shape
+    )
+
+
+def _present(runtimes: Sequence[str], plan: Plan, *, threads: int) -> list[str]:
+    """Return the runtimes to measure with, each of them here."""
+    named = list(dict.fromkeys(runtimes))
+    every = named == [EVERY]
+    found = []
+    for name in [name for name in backends.names() if name not in NO_RUNTIMES] if every else named:
+        try:
+            backends.get(name).environment(plan, Settings(runtime=name, threads=threads))
+        except MissingExtraError:
+            if not every:
+                raise
+        else:
+            found.append(name)
+    if not found:
+        raise MissingExtraError("no runtime is here", hint="see 'deepmad-hw doctor'")
+    return found
+
+
+def _round(
+    plan: Plan, settings: Settings, number: int, seconds_per_network: float, on_tick: Callable[[Tick], None]
+) -> list[Unit]:
+    """Measure one round more of a runtime, and return all of its units so far."""
+    effort = Effort(
+        budget_s=0.0,
+        min_rounds=number + 1,
+        max_rounds=number + 1,
+        rhythm=Rhythm(
+            blocks=BLOCKS_PER_ROUND, block_us=seconds_per_network * 1e6 / ROUNDS / BLOCKS_PER_ROUND, max_runs=1000
+        ),
+    )
+    journal = plan.folder / f"{settings.runtime}.journal"
+    return run.measure(plan, settings, journal=journal, effort=effort, on_tick=on_tick)[1]
+
+
+class _Progress:
+    """Counts the units of all runtimes together."""
+
+    def __init__(self, planned: int, on_tick: Callable[[Tick], None]) -> None:
+        self._planned, self._on_tick = planned, on_tick
+        self._done, self._begin_s = 0, time.monotonic()
+
+    def __call__(self, tick: Tick) -> None:
+        self._done += 1
+        left_s = (time.monotonic() - self._begin_s) / self._done * (self._planned - self._done)
+        self._on_tick(replace(tick, done=self._done, planned=self._planned, left_s=left_s))
+
+
+def _row(name: str, runtime: str, units: Sequence[Unit]) -> RuntimeRow:
+    own = [unit for unit in units if unit.probe == name]
+    failed = next((unit for unit in own if unit.status != "ok"), None)
+    if failed is not None:
+        return RuntimeRow(name=name, runtime=runtime, reason=failed.message or failed.status)
+    measured = next((each for each in samples.networks(units) if each.name == name), None)
+    if measured is None:
+        raise DeviceLostError("was not measured", where=f"{name} on {runtime}")
+    return RuntimeRow(name=name, runtime=runtime, measurement=measured, conditions=own[-1].conditions)

@@ -1,0 +1,59 @@
+"""Ranges and lists of budgets: ``5ms:50ms:10``, ``5ms:50ms:10:log``, ``5ms,10ms,like:resnet18``. Layer 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+
+from deepmad_hw.errors import ConfigError
+
+MOST_VALUES = 10_000
+SCALES = ("lin", "log")
+SIGNIFICANT_DIGITS = 4  # of the values between the ends, which are kept as they were written
+
+
+def expanded(text: str, parse: Callable[[str], float], *, unit: str = "", where: str) -> tuple[str, ...]:
+    """Return what a range or a list stands for, each value as a person would write it.
+
+    Args:
+        text: values with commas between them; ``FIRST:LAST:COUNT`` and ``FIRST:LAST:COUNT:log`` are ranges.
+        parse: reads a range's end as a number of `unit`.
+        unit: of the values between the ends.
+        where: the option or key, for messages.
+
+    Raises:
+        ConfigError: an end or a count cannot be used, there is no such scale, or a value stands twice.
+    """
+    values = tuple(value for item in text.split(",") for value in _values(item.strip(), parse, unit, where))
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(f"{value} stands twice", where=where)
+    if len(values) > MOST_VALUES:
+        raise ConfigError(f"more than {MOST_VALUES} values", where=where)
+    return values
+
+
+def _values(item: str, parse: Callable[[str], float], unit: str, where: str) -> tuple[str, ...]:
+    if item.startswith("like:") or ":" not in item:
+        return (item,)
+    first, last, count, scale = _parts(item, where)
+    low, high = parse(first), parse(last)
+    if not 0 < low < high:
+        raise ConfigError(f"{item!r} does not grow from a number above 0", where=where, hint="say 5ms:50ms:10")
+    steps = (position / (count - 1) for position in range(1, count - 1))
+    if scale == "log":
+        between = [low * (high / low) ** step for step in steps]
+    else:
+        between = [low + (high - low) * step for step in steps]
+    return (first, *(f"{Decimal(f'{value:.{SIGNIFICANT_DIGITS}g}'):f}{unit}" for value in between), last)
+
+
+def _parts(item: str, where: str) -> tuple[str, str, int, str]:
+    parts = item.split(":")
+    scale = parts[3] if len(parts) == 4 else "lin"
+    if len(parts) not in (3, 4) or not parts[2].isdecimal() or scale not in SCALES:
+        raise ConfigError(f"{item!r} is no range", where=where, hint="say 5ms:50ms:10 or 5ms:50ms:10:log")
+    count = int(parts[2])
+    if not 2 <= count <= MOST_VALUES:
+        raise ConfigError(f"expected 2 to {MOST_VALUES} values, got {count}", where=where)
+    return parts[0], parts[1], count, scale

@@ -1,0 +1,441 @@
+"""Any ONNX graph is walked: what a runtime merges is one layer, what no table holds is listed, nothing is dropped."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deepmad_hw import costs, families, reference
+from deepmad_hw.errors import NotCoveredError
+from deepmad_hw.expand import expand
+from deepmad_hw.exporters import onnx_read
+from deepmad_hw.exporters.onnx_graph import export_model, initial_weights
+from deepmad_hw.exporters.onnx_walk import walk
+
+
+class Drawing:
+    """An ONNX graph while it is drawn; every operation reads the last one unless told otherwise."""
+
+    def __init__(self, *shape):
+        self.shape = shape or (1, 16, 8, 8)
+        self.nodes, self.weights, self.last = [], [], "x"
+
+    def op(self, kind, *inputs, name=None, **attributes):
+        output = name or f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs or [self.last], [output], name=name or output, **attributes))
+        self.last = output
+        return output
+
+    def weight(self, *shape, value=1.0, dtype=np.float32):
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.full(shape, value, dtype=dtype), name))
+        return name
+
+    def conv(self, out, in_channels, *, kernel=1, source=None, name=None, bias=True, **attributes):
+        weights = [self.weight(out, in_channels // attributes.get("group", 1), kernel, kernel)]
+        weights += [self.weight(out)] if bias else []
+        attributes = {"pads": [kernel // 2] * 4, **attributes}
+        return self.op("Conv", source or self.last, *weights, name=name, **attributes)
+
+    def norm(self, channels):
+        return self.op("BatchNormalization", self.last, *(self.weight(channels) for _ in range(4)))
+
+    def model(self, *outputs):
+        graph = helper.make_graph(
+            self.nodes,
+            "drawn",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.shape)],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs or [self.last]],
+            self.weights,
+        )
+        return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+
+    def walk(self, *outputs):
+        return walk(self.model(*outputs))
+
+
+def activations(found):
+    return [node.spec.activation for node in found.nodes]
+
+
+def kept(nodes):
+    """Return nodes without what folding a batch norm makes of them."""
+    return [(node.name, node.spec, node.inputs) for node in nodes]
+
+
+FAMILIES = [(name, activation) for name in families.names() for activation in families.get(name).activations]
+
+
+@pytest.mark.parametrize(("family", "activation"), FAMILIES)
+def test_our_own_designs_are_walked_as_they_were_expanded(small, family, activation):
+    graph = expand(small(family, resolution=(64, 96), activation=activation))
+    found = walk(export_model(graph, initial_weights(graph)))
+    assert kept(found.nodes) == kept(graph)
+    assert (found.uncovered, found.notes, found.precision) == ((), (), "fp32")
+    unfolded = walk(export_model(graph, initial_weights(graph), fold_norm=False, batch="n"))
+    assert unfolded.nodes == graph.nodes
+
+
+@pytest.mark.parametrize("name", reference.names())
+def test_reference_networks_are_walked_as_they_are(name):
+    graph = reference.get(name, resolution=(64, 64), classes=10)
+    model = export_model(graph, initial_weights(graph))
+    assert kept(walk(model).nodes) == kept(graph)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "activation"),
+    [
+        ("Relu", {}, "relu"),
+        ("HardSigmoid", {"alpha": 1 / 6}, "hardsigmoid"),
+        ("HardSwish", {}, "hardswish"),
+        ("Sigmoid", {}, "sigmoid"),
+        ("LeakyRelu", {}, "relu"),
+    ],
+)
+def test_norm_sum_and_activation_go_into_the_convolution_before_them(kind, attributes, activation):
+    drawing = Drawing()
+    drawing.conv(16, 16, kernel=3, name="conv", bias=False)
+    drawing.norm(16)
+    drawing.op("Add", drawing.last, "x")
+    drawing.op(kind, **attributes)
+    (node,) = drawing.walk().nodes
+    assert (node.name, node.inputs, node.norm, node.bias) == ("conv", ("image", "image"), True, False)
+    assert (node.spec.kernel, node.spec.residual, node.spec.activation) == (3, True, activation)
+
+
+def test_a_clip_is_relu6_and_a_swish_in_two_operations_is_silu():
+    drawing = Drawing()
+    drawing.conv(16, 16)
+    drawing.op("Clip", drawing.last, drawing.weight(value=0.0), drawing.weight(value=6.0))
+    conv = drawing.conv(32, 16)
+    drawing.op("Mul", conv, drawing.op("Sigmoid"))
+    assert activations(drawing.walk()) == ["relu6", "silu"]
+
+
+@pytest.mark.parametrize("divide_first", [True, False])
+def test_hardswish_spelt_out_is_one_activation_and_a_note(divide_first):
+    drawing = Drawing()
+    conv = drawing.conv(16, 16)
+    drawing.op("Add", conv, drawing.weight(value=3.0))
+    drawing.op("Clip", drawing.last, drawing.weight(value=0.0), drawing.weight(value=6.0))
+    steps = [
+        lambda: drawing.op("Div", drawing.last, drawing.weight(value=6.0)),
+        lambda: drawing.op("Mul", conv, drawing.last),
+    ]
+    for step in steps if divide_first else steps[::-1]:
+        step()
+    found = drawing.walk()
+    assert activations(found) == ["hardswish"]
+    assert found.uncovered == ()
+    assert "hardswish in 4 operations is counted as one" in found.notes[0]
+
+
+def test_hardswish_as_a_gate_is_one_activation():
+    drawing = Drawing()
+    conv = drawing.conv(16, 16)
+    drawing.op("Mul", drawing.op("HardSigmoid", alpha=1 / 6), conv)
+    found = drawing.walk()
+    assert (activations(found), found.uncovered) == (["hardswish"], ())
+
+
+def test_what_others_read_is_not_merged():
+    drawing = Drawing(1, 16, 64, 64)
+    conv = drawing.conv(16, 16, name="conv")
+    drawing.op("Relu", name="relu")
+    drawing.op("Add", drawing.last, conv)
+    found = drawing.walk()
+    assert [node.spec.op for node in found.nodes] == ["conv", "add"]
+    assert activations(found) == ["none", "none"]
+    assert found.uncovered == ("relu: Relu follows no convolution that could take it in",)
+    assert found.nodes[1].inputs == ("relu", "conv")
+
+
+def test_an_output_of_the_network_is_not_merged():
+    drawing = Drawing(1, 16, 64, 64)
+    conv = drawing.conv(16, 16)
+    drawing.op("Relu", name="relu")
+    found = drawing.walk(conv, "relu")
+    assert activations(found) == ["none"]
+    assert found.uncovered[0].startswith("relu: ")
+
+
+def test_a_sum_goes_into_the_first_convolution_that_is_free():
+    drawing = Drawing()
+    first, second = drawing.conv(16, 16, name="first", source="x"), drawing.conv(16, 16, name="second", source="x")
+    drawing.op("Add", second, first)
+    drawing.op("Relu")
+    nodes = {node.name: node for node in drawing.walk().nodes}
+    assert (nodes["second"].inputs, nodes["second"].spec.activation) == (("image", "first"), "relu")
+    assert not nodes["first"].spec.residual
+
+
+@pytest.mark.parametrize("spelling", ["conv", "linear"])
+@pytest.mark.parametrize("pool", ["GlobalAveragePool", "ReduceMean", "AveragePool"])
+@pytest.mark.parametrize("factor_first", [True, False])
+def test_squeeze_excite_is_known_however_it_is_spelt(spelling, pool, factor_first):
+    drawing = Drawing()
+    source = drawing.conv(16, 16, name="conv")
+    if pool == "ReduceMean":
+        drawing.op(pool, source, drawing.weight(2, value=2, dtype=np.int64), keepdims=1)
+        drawing.weights[-1] = numpy_helper.from_array(np.array([2, 3]), drawing.weights[-1].name)
+    else:
+        drawing.op(pool, source, **({"kernel_shape": [8, 8]} if pool == "AveragePool" else {}))
+    if spelling == "conv":
+        drawing.conv(4, 16)
+        drawing.op("Relu")
+        drawing.conv(16, 4)
+    else:
+        drawing.op("Flatten")
+        drawing.op("Gemm", drawing.last, drawing.weight(4, 16), drawing.weight(4), transB=1)
+        drawing.op("Relu")
+        drawing.op("MatMul", drawing.last, drawing.weight(4, 16))
+        drawing.op("Add", drawing.last, drawing.weight(16))
+    drawing.op("Sigmoid")
+    if spelling == "linear":
+        drawing.op("Unsqueeze", drawing.last, drawing.weight(2, dtype=np.int64))
+        drawing.weights[-1] = numpy_helper.from_array(np.array([2, 3]), drawing.weights[-1].name)
+    drawing.op("Mul", *((drawing.last, source) if factor_first else (source, drawing.last)), name="scaled")
+    found = drawing.walk()
+    assert [node.spec.op for node in found.nodes] == ["conv", "global_pool", spelling, spelling, "scale"]
+    assert activations(found) == ["none", "none", "relu", "sigmoid", "none"]
+    assert found.nodes[-1].inputs == ("conv", found.nodes[-2].name)
+    assert all(node.bias for node in found.nodes[2:4])
+    assert found.uncovered == ()
+
+
+def test_groups_strides_and_depthwise_are_kept():
+    drawing = Drawing(1, 16, 9, 15)
+    drawing.conv(16, 16, kernel=3, group=16, strides=[2, 2])
+    drawing.conv(32, 16, kernel=3, group=4)
+    first, second = (node.spec for node in drawing.walk().nodes)
+    assert (first.depthwise, first.stride, first.out_height, first.out_width) == (True, 2, 5, 8)
+    assert (second.groups, second.height, second.width) == (4, 5, 8)
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 1, 1], [1, 1, 0, 0]])
+def test_padding_on_one_side_costs_what_padding_on_both_does(pads):
+    drawing = Drawing()
+    drawing.conv(16, 16, kernel=3, strides=[2, 2], pads=pads)
+    found = drawing.walk()
+    assert (found.nodes[0].spec.height, found.nodes[0].spec.out_height, found.notes) == (8, 4, ())
+
+
+def test_a_window_without_padding_is_counted_by_what_it_returns():
+    drawing = Drawing()
+    drawing.conv(16, 16, kernel=3, pads=[0, 0, 0, 0], name="conv")
+    found = drawing.walk()
+    assert (found.nodes[0].spec.height, found.nodes[0].spec.out_height) == (6, 6)
+    assert found.notes == ("conv: is padded otherwise, counted as 6x6 pixels",)
+
+
+def test_a_padding_before_a_convolution_is_merged():
+    drawing = Drawing()
+    drawing.op("Pad", "x", drawing.weight(8, dtype=np.int64))
+    drawing.weights[-1] = numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), drawing.weights[-1].name)
+    drawing.conv(16, 16, kernel=3, pads=[0, 0, 0, 0])
+    found = drawing.walk()
+    assert (found.nodes[0].spec.height, found.nodes[0].inputs, found.uncovered) == (8, ("image",), ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "op", "side"),
+    [
+        ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}, "max_pool", 8),
+        ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]}, "max_pool", 8),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [1] * 4}, "avg_pool", 8),
+        ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, "max_pool", 8),
+    ],
+)
+def test_pools_are_layers(kind, attributes, op, side):
+    drawing = Drawing()
+    drawing.op(kind, **attributes)
+    (node,) = drawing.walk().nodes
+    assert (node.spec.op, node.spec.height, node.spec.kernel) == (op, side, attributes["kernel_shape"][0])
+
+
+def test_shapes_that_are_computed_are_looked_through():
+    """Older exporters write ``flatten`` as arithmetic on the tensor's own shape."""
+    drawing = Drawing("n", 16, 8, 8)
+    drawing.op("GlobalAveragePool", "x")
+    pooled = drawing.last
+    drawing.op("Gather", drawing.op("Shape"), drawing.weight(1, value=0, dtype=np.int64))
+    drawing.op("Concat", drawing.last, drawing.weight(1, value=-1, dtype=np.int64), axis=0)
+    drawing.op("Reshape", pooled, drawing.last)
+    drawing.op("Gemm", drawing.last, drawing.weight(10, 16), drawing.weight(10), transB=1)
+    found = drawing.walk()
+    assert [node.spec.op for node in found.nodes] == ["global_pool", "linear"]
+    assert found.uncovered == ()
+
+
+@pytest.mark.parametrize(
+    ("draw", "reason"),
+    [
+        (lambda d: d.op("Concat", "x", d.last, axis=1, name="it"), "it: Concat is no layer"),
+        (lambda d: d.op("Transpose", perm=[0, 2, 3, 1], name="it"), "it: Transpose is no layer"),
+        (lambda d: d.op("Tanh", name="it"), "it: Tanh is no layer"),
+        (lambda d: d.op("Mul", d.last, "x", name="it"), "it: multiplies 1x16x64x64 and 1x16x64x64"),
+        (lambda d: d.op("Add", d.last, d.last, name="it"), "it: adds a tensor to itself"),
+        (lambda d: d.op("MatMul", d.last, d.weight(64, 4), name="it"), "it: multiplies a tensor of 4 dimensions"),
+        (lambda d: d.conv(8, 16, kernel=3, dilations=[2, 2], name="it"), "it: is dilated by 2"),
+        (lambda d: d.op("Conv", d.last, d.weight(8, 16, 1, 3), name="it"), "it: has a window of 1x3"),
+        (lambda d: d.conv(8, 16, strides=[2, 1], name="it"), "it: has a window of 1x1 in steps of 2x1"),
+        (lambda d: d.op("ConvTranspose", d.last, d.weight(16, 8, 2, 2), name="it"), "it: ConvTranspose is no layer"),
+        (lambda d: d.op("Relu", d.op("MaxPool", kernel_shape=[2, 2]), name="it"), "it: Relu follows no convolution"),
+        (lambda d: d.op("ReduceMean", d.last, name="it"), "it: ReduceMean from 1x16x64x64 to 1x1x1x1"),
+    ],
+)
+def test_what_is_no_layer_is_listed_with_its_reason(draw, reason):
+    drawing = Drawing(1, 16, 64, 64)
+    drawing.conv(16, 16, name="conv")
+    drawing.op("Relu")
+    draw(drawing)
+    found = drawing.walk()
+    assert any(line.startswith(reason) for line in found.uncovered), found.uncovered
+    assert found.nodes[0].name == "conv"
+
+
+def test_a_norm_before_any_convolution_is_listed():
+    drawing = Drawing()
+    drawing.norm(16)
+    drawing.conv(16, 16)
+    found = drawing.walk()
+    assert "is a batch norm that no convolution can take in" in found.uncovered[0]
+    assert found.nodes[0].inputs == (drawing.nodes[0].name,)
+
+
+def test_an_operation_too_small_to_matter_is_noted_not_dropped():
+    drawing = Drawing()
+    drawing.op("GlobalAveragePool")
+    drawing.op("Flatten")
+    drawing.op("Softmax", name="softmax")
+    found = drawing.walk()
+    assert found.uncovered == ()
+    assert found.notes == ("softmax: Softmax over 32 values is left out as negligible",)
+
+
+def test_a_graph_that_computes_nothing_is_said():
+    drawing = Drawing()
+    drawing.op("Identity")
+    assert drawing.walk().uncovered == ("the whole graph: computes no layer",)
+
+
+def test_shapes_that_do_not_meet_are_an_error():
+    drawing = Drawing()
+    drawing.op("Conv", "x", drawing.weight(4, 16, 1))
+    with pytest.raises(NotCoveredError, match="its shapes do not meet"):
+        drawing.walk()
+
+
+def test_a_free_batch_is_one_image():
+    drawing = Drawing("n", 16, 8, 8)
+    drawing.conv(16, 16)
+    drawing.op("GlobalAveragePool")
+    drawing.op("Flatten")
+    drawing.op("Gemm", drawing.last, drawing.weight(16, 10))
+    assert [node.spec.op for node in drawing.walk().nodes] == ["conv", "global_pool", "linear"]
+
+
+def test_half_precision_is_told():
+    graph = reference.get("resnet18", resolution=(32, 32), classes=4)
+    model = export_model(graph, initial_weights(graph))
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.elem_type = TensorProto.FLOAT16
+    found = walk(model)
+    assert found.precision == "fp16"
+    assert kept(found.nodes) == kept(graph)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v3_large"])
+def test_quantised_networks_are_walked_like_their_originals(name, tmp_path):
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    graph = reference.get(name, resolution=(64, 64), classes=4)
+    onnx.save_model(export_model(graph, initial_weights(graph)), tmp_path / "whole.onnx")
+
+    class Images(quantization.CalibrationDataReader):
+        left = 1
+
+        def get_next(self):
+            self.left -= 1
+            image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+            return {"image": image} if self.left >= 0 else None
+
+    quantization.quantize_static(
+        tmp_path / "whole.onnx",
+        tmp_path / "int8.onnx",
+        Images(),
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+    )
+    found = walk(onnx_read.load(tmp_path / "int8.onnx"))
+    assert found.uncovered == ()
+    assert found.precision == "int8"
+    assert [(node.spec, node.inputs) for node in found.nodes] == [(node.spec, node.inputs) for node in graph]
+
+
+def test_a_convolution_left_in_another_precision_is_listed():
+    drawing = Drawing()
+    scale, zero = drawing.weight(value=0.1), drawing.weight(value=0, dtype=np.uint8)
+    drawing.op("DequantizeLinear", drawing.op("QuantizeLinear", "x", scale, zero), scale, zero)
+    drawing.conv(16, 16, name="whole")
+    drawing.op("Relu")
+    drawing.conv(16, 16, name="stranger")
+    found = drawing.walk()
+    assert found.precision == "int8"
+    assert found.uncovered == ("stranger: is computed in another precision than int8",)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own making
+def test_the_walk_of_a_torch_export_is_the_network(tmp_path):
+    """A squeeze-excite residual block, as torch's own exporter writes it."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript", reason="torch exports ONNX through onnxscript")
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 16, 3, 2, 1, bias=False), torch.nn.BatchNorm2d(16), torch.nn.Hardswish()
+            )
+            self.conv = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3, 1, 1, groups=16), torch.nn.SiLU())
+            self.reduce, self.expand = torch.nn.Conv2d(16, 4, 1), torch.nn.Conv2d(4, 16, 1)
+            self.last = torch.nn.Conv2d(16, 16, 1)
+            self.classifier = torch.nn.Linear(16, 5)
+
+        def forward(self, image):
+            source = self.stem(image)
+            maps = self.conv(source)
+            gate = torch.nn.functional.adaptive_avg_pool2d(maps, 1)
+            gate = torch.nn.functional.hardsigmoid(self.expand(torch.relu(self.reduce(gate))))
+            maps = torch.relu(self.last(maps * gate) + source)
+            return torch.nn.functional.softmax(self.classifier(maps.mean((2, 3))), dim=1)
+
+    file = tmp_path / "block.onnx"
+    program = torch.onnx.export(Block().eval(), (torch.zeros(1, 3, 32, 32),), dynamo=True, verbose=False)
+    program.save(file, external_data=False)
+    found = walk(onnx_read.load(file))
+    assert found.uncovered == ()
+    assert [(node.spec.op, node.spec.activation, node.spec.residual) for node in found.nodes] == [
+        ("conv", "hardswish", False),
+        ("conv", "silu", False),
+        ("global_pool", "none", False),
+        ("conv", "relu", False),
+        ("conv", "hardsigmoid", False),
+        ("scale", "none", False),
+        ("conv", "relu", True),
+        ("global_pool", "none", False),
+        ("linear", "none", False),
+    ]
+    assert found.nodes[1].spec.depthwise
+
+
+def test_multiply_adds_of_the_walk_are_those_of_the_file():
+    graph = reference.get("efficientnet_b0", resolution=(64, 64))
+    model = export_model(graph, initial_weights(graph))
+    nodes = walk(model).nodes
+    assert costs.macs(replace(graph, nodes=nodes)) == onnx_read.counts(model).macs

@@ -1,0 +1,92 @@
+"""A tenth of `benchmarks/certified.py`: proofs and smallest reachable values against all designs of small spaces."""
+
+from dataclasses import replace
+
+import pytest
+from small_problems import (
+    SHAPES,
+    VARIANTS,
+    all_designs,
+    count_designs,
+    feasible_problem,
+    infeasible_problem,
+    needs_faults,
+    optimum_faults,
+    small_problem,
+    table_faults,
+)
+
+from deepmad_hw import check, families
+from deepmad_hw.optimize import solve as solving
+from deepmad_hw.optimize.coefficients import coefficients
+from deepmad_hw.optimize.solve import solve
+from deepmad_hw.solution import Status
+
+FAMILIES = len(families.names())
+# The n-th problem has family n % 4 and shape n // 4 % 8: twenty that meet every family and every shape.
+TENTH = [FAMILIES * (k % len(SHAPES)) + (k + k // len(SHAPES)) % FAMILIES for k in range(20)]
+
+
+@pytest.fixture(autouse=True)
+def short_search(monkeypatch):
+    """Leave the work to the exact model: a poor start is the harder test of it."""
+    monkeypatch.setattr(solving, "KICKS_BEFORE_PROOF", 2)
+
+
+@pytest.mark.parametrize("index", TENTH)
+def test_proved_optimum_is_the_best_of_all_designs(index):
+    variant = list(VARIANTS)[(index + index // FAMILIES) % len(VARIANTS)]
+    problem, models = feasible_problem(index, variant)
+    assert optimum_faults(problem, models) == []
+
+
+@pytest.mark.parametrize("index", range(10))
+def test_infeasible_limits_come_with_the_smallest_values_that_work(index):
+    problem, models = infeasible_problem(index)
+    assert needs_faults(problem, models, solve(problem, models)) == []
+
+
+def test_memory_that_is_the_same_in_every_design_counts_too():
+    """In problem 55 a row of the peak has no choice in it, and lies above the limit."""
+    problem, models = infeasible_problem(55)
+    assert needs_faults(problem, models, solve(problem, models, method="certified")) == []
+
+
+@pytest.mark.parametrize("index", [55, 3])
+def test_a_search_that_finds_nothing_proves_that_there_is_nothing(index):
+    problem, models = infeasible_problem(index)
+    solution = solve(problem, models, method="fast")
+    assert solution.status is Status.INFEASIBLE
+    assert needs_faults(problem, models, solution) == [] or "proved" not in solution.stopped
+
+
+def test_a_search_that_finds_nothing_asks_the_exact_model_for_any_design(monkeypatch):
+    problem, models = small_problem("bottleneck", "plain", 3)
+    monkeypatch.setattr(solving.Search, "run", lambda *_, **__: None)
+    solution = solve(problem, models, method="fast")
+    assert (solution.status, solution.bound) == (Status.FEASIBLE, None)
+    assert check.refusals(problem, solution.architecture, solution.evaluation) == ()
+
+
+def test_limits_that_no_single_one_can_mend_get_a_common_factor():
+    problem, models = small_problem("basic", "depth one", 45)
+    limits = problem.limits
+    problem = replace(problem, limits=replace(limits, macs=limits.macs / 3, params=limits.params / 4, rho=0.02))
+    solution = solve(problem, models)
+    assert [(tight.limit, tight.unit) for tight in solution.tightest] == [("all limits", "times")]
+    assert needs_faults(problem, models, solution) == []
+
+
+@pytest.mark.parametrize("index", TENTH[::7])
+def test_what_brute_force_reads_is_what_the_checker_says(index):
+    assert table_faults(*feasible_problem(index, "memory and a table")) == []
+
+
+def test_stride_one_stages_have_first_blocks_that_may_add_their_input():
+    problem, models = feasible_problem(26, "one table")
+    tables = coefficients(problem, models)
+    designs = all_designs(tables)
+    same = tables.stages[0].same[designs[:, 0], designs[:, 1]]
+    assert problem.space.stages[0].stride == 1
+    assert 0 < same.sum() < len(designs) == count_designs(problem.space)
+    assert tables.quantities["latency:one"].stages[0].identity.any()

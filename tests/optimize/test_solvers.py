@@ -1,0 +1,94 @@
+"""The border to the solvers: what is asked reaches them, and what they answer is not believed without a point."""
+
+from types import SimpleNamespace
+
+import highspy
+import pyomo.environ as pyo
+import pytest
+from small_problems import small_problem, with_limit
+
+from deepmad_hw.optimize import solve as solving
+from deepmad_hw.optimize import solvers
+from deepmad_hw.optimize.certified import GAP_SHARE
+from deepmad_hw.optimize.solve import solve
+from deepmad_hw.solution import Status
+
+OPTIONS = ("time_limit", "mip_rel_gap", "threads", "output_flag", "solve_relaxation")
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Return what HiGHS is asked for, run by run."""
+    taken = []
+
+    class Watched(highspy.Highs):
+        def run(self):
+            options = {name: self.getOptionValue(name)[1] for name in OPTIONS}
+            taken.append(SimpleNamespace(**options, left_s=options["time_limit"] - self.getRunTime()))
+            return super().run()
+
+    monkeypatch.setattr(highspy, "Highs", Watched)
+    return taken
+
+
+@pytest.mark.parametrize("feasible", [True, False])
+def test_time_limit_gap_and_threads_reach_every_run_of_the_solver(feasible, runs, monkeypatch):
+    problem, models = small_problem("basic", "plain", 1)
+    problem = problem if feasible else with_limit(problem, "macs", 0.3 * problem.limits.macs)
+    monkeypatch.setattr(solving.Search, "run", lambda *_, **__: None)
+    solution = solve(problem, models, gap=0.02, time_limit_s=37.0, threads=2)
+    assert solution.status is (Status.CERTIFIED if feasible else Status.INFEASIBLE)
+    searches = [run for run in runs if not run.solve_relaxation]
+    assert searches
+    assert {run.threads for run in runs} == {2}
+    assert all(0 < run.left_s <= 37.0 for run in runs)
+    assert not any(run.output_flag for run in runs)
+    if feasible:
+        assert {run.mip_rel_gap for run in searches} == {GAP_SHARE * 0.02}
+
+
+def test_no_time_is_no_search(runs, monkeypatch):
+    problem, models = small_problem("basic", "plain", 1)
+    monkeypatch.setattr(solving.Search, "run", lambda *_, **__: None)
+    solution = solve(problem, models, time_limit_s=1e-9)
+    assert solution.status is Status.FAILED
+    assert all(run.left_s <= 1e-9 for run in runs)
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_the_solvers_own_words_go_to_a_file_when_asked_for_and_never_to_the_terminal(log, runs, capfd, tmp_path):
+    file = tmp_path / "highs.log"
+    model = pyo.ConcreteModel()
+    model.x = pyo.Var(bounds=(0, 3), domain=pyo.Integers)
+    model.rows = pyo.ConstraintList()
+    model.rows.add(2 * model.x <= 5)
+    model.most = pyo.Objective(expr=model.x, sense=pyo.maximize)
+    outcome = solvers.HighsModel(model, log=file if log else None).run(relaxed=False)
+    assert (outcome.optimal, model.x.value, outcome.bound) == (True, 2.0, 2.0)
+    assert runs[0].output_flag is log
+    assert capfd.readouterr().out == ""
+    assert (file.is_file() and "HiGHS" in file.read_text(encoding="utf-8")) is log
+
+
+@pytest.mark.parametrize("point", [True, False])
+@pytest.mark.parametrize("condition", pyo.TerminationCondition, ids=str)
+def test_an_executable_converges_at_an_optimum_only(condition, point, monkeypatch):
+    class Answers:
+        def __init__(self):
+            self.options = {}
+
+        def available(self, exception_flag):
+            return True
+
+        def solve(self, model, load_solutions):
+            solution = [{"x": 1.0}] if point else []
+            return SimpleNamespace(solver=SimpleNamespace(termination_condition=condition), solution=solution)
+
+    model = pyo.ConcreteModel()
+    model.x = pyo.Var(initialize=0.0)
+    monkeypatch.setattr(pyo, "SolverFactory", lambda _: Answers())
+    monkeypatch.setattr(type(model.solutions), "load_from", lambda self, result: model.x.set_value(1.0))
+    outcome = solvers.nlp_solver(model, executable=True).solve()
+    good = {"optimal", "locallyOptimal", "globallyOptimal"}
+    assert outcome.converged == (point and str(condition) in good)
+    assert model.x.value == (1.0 if point else 0.0)

@@ -1,0 +1,62 @@
+"""Designs beside well-known networks, on a bench that follows a formula."""
+
+from pathlib import Path
+
+import pytest
+
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.measurement import NetworkMeasurement
+from deepmad_hw.solution import Solution, Status
+from deepmad_hw.workflows.bench import BenchRow
+from deepmad_hw.workflows.compare import NETWORKS, compared
+from deepmad_hw.workflows.results import Point, Results
+
+TABLE = Path(__file__).parents[2] / "latency_tables" / "amd-epyc-25-17-1-2cores" / "onnxruntime-fp32-b1-t1.csv"
+
+
+@pytest.fixture
+def asked():
+    return []
+
+
+@pytest.fixture
+def measure(asked):
+    def bench(subjects, *, table, seconds_per_network, on_tick):
+        asked.extend(subjects)
+        return [
+            BenchRow(
+                name=each.name,
+                predicted_ms=2.0,
+                measurement=NetworkMeasurement(name=each.name, samples_us=(1000.0 * i,) * 20),
+            )
+            for i, each in enumerate(subjects, start=1)
+        ]
+
+    return bench
+
+
+def test_designs_and_networks_are_measured_in_one_run(solution, measure, asked):
+    results = Results(name="small", points=(Point(name="5ms", solution=solution),))
+    found = compared(results, TABLE, measure=measure)
+    assert [each.name for each in asked] == ["5ms", *NETWORKS]
+    assert found.points[0].rows[0].measured_ms == 1.0
+    assert [reference.row.name for reference in found.references] == list(NETWORKS)
+    resnet18 = found.references[0]
+    assert resnet18.row.measured_ms == 2.0
+    assert resnet18.macs > 1.8e9
+    assert resnet18.objective > 0
+    assert resnet18.top1_source.startswith("torchvision")
+    assert compared(found, TABLE, measure=measure) == found
+
+
+def test_a_network_that_nobody_trained_has_no_accuracy(solution, measure):
+    results = Results(name="small", points=(Point(name="5ms", solution=solution),))
+    found = compared(results, TABLE, networks=["regnet_y_400mf"], measure=measure)
+    assert found.references[0].top1_percent is None
+
+
+def test_nothing_to_compare_is_said(measure):
+    none = Solution(problem="small", method="certified", status=Status.INFEASIBLE, stopped="proved")
+    results = Results(name="small", points=(Point(name="1ms", solution=none),))
+    with pytest.raises(ConfigError, match="no design to compare"):
+        compared(results, TABLE, measure=measure)
