@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deepmad_hw import costs, entropy
+from deepmad_hw import costs, entropy, released
 from deepmad_hw.architecture import Architecture, Head, Stage, Stem
 from deepmad_hw.check import evaluate
 from deepmad_hw.expand import expand
@@ -34,6 +34,14 @@ def architecture(entry):
         stages=tuple(Stage(**stage) for stage in entry["stages"]),
         head=Head(**entry["head"]) if entry["head"] else None,
     )
+
+
+def test_the_released_networks_come_along_with_their_published_accuracies():
+    known = {entry["name"].lower().replace("-", "_"): entry for entry in PUBLISHED}
+    assert released.names() == tuple(known)
+    for name, entry in known.items():
+        assert released.get(name) == architecture(entry)
+        assert released.top1_percent(name) == entry["published"]["top1_percent"]
 
 
 @pytest.fixture(params=PUBLISHED, ids=lambda entry: entry["name"])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from deepmad_hw import released
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.workflows.bench import SECONDS_PER_NETWORK, BenchRow, Subject, bench, of_graph, subject
 from deepmad_hw.workflows.networks import from_architecture
@@ -14,8 +15,9 @@ from deepmad_hw.workflows.results_folder import described, row_of
 from deepmad_hw.workflows.tables import load_table
 from profilers.run import Tick
 
-NETWORKS = ("resnet18", "resnet34", "resnet50", "mobilenet_v2", "efficientnet_b0")
+NETWORKS = ("resnet18", "resnet34", "resnet50", "mobilenet_v2", "efficientnet_b0", *released.names())
 # ImageNet-1k top-1 in percent, of the weights that torchvision calls IMAGENET1K_V1, as its documentation lists them.
+RELEASED_SOURCE = "Shen et al., DeepMAD, CVPR 2023"
 TOP1_SOURCE = "torchvision, weights IMAGENET1K_V1"
 TOP1_PERCENT = {
     "resnet18": 69.758,
@@ -77,5 +79,8 @@ def compared(
 
 
 def _with_accuracy(found: Reference) -> Reference:
-    percent = TOP1_PERCENT.get(found.row.name)
+    name = found.row.name
+    if name in released.names():
+        return replace(found, top1_percent=released.top1_percent(name), top1_source=RELEASED_SOURCE)
+    percent = TOP1_PERCENT.get(name)
     return found if percent is None else replace(found, top1_percent=percent, top1_source=TOP1_SOURCE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deepmad_hw import reference, serde
+from deepmad_hw import reference, released, serde
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.expand import expand
@@ -37,7 +37,7 @@ def load_network(name_or_path: str | Path) -> Network:
 
     Args:
         name_or_path: the folder of a design, the JSON of a design or architecture, one of our ONNX files, or the name
-            of a reference network.
+            of a reference network or of one that DeepMAD's authors released (``deepmad_r18``).
 
     Raises:
         ConfigError: no such file or name.
@@ -52,8 +52,11 @@ def load_network(name_or_path: str | Path) -> Network:
         return _designed(path, name=path.stem)
     if name in reference.names():
         return _known(name)
-    close = difflib.get_close_matches(name, reference.names(), n=1)
-    known = f"did you mean {close[0]!r}?" if close else f"reference networks: {', '.join(reference.names())}"
+    if name in released.names():
+        return from_architecture(released.get(name), name=name)
+    names = (*reference.names(), *released.names())
+    close = difflib.get_close_matches(name, names, n=1)
+    known = f"did you mean {close[0]!r}?" if close else f"reference networks: {', '.join(names)}"
     raise ConfigError(f"no design and no network is called {name!r}", hint=known)
 
 

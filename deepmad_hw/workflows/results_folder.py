@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepmad_hw import __version__, check, costs, reference, serde, units
+from deepmad_hw import __version__, check, costs, reference, released, serde, units
+from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import DeepmadError, InputFileError
 from deepmad_hw.expand import expand
 from deepmad_hw.jsonfile import Json, Place, parse_json, read_json, typed, write_json
 from deepmad_hw.latency import predict_ms, uncovered
+from deepmad_hw.layer import Graph
 from deepmad_hw.serde import ProblemFile, TableReference
 from deepmad_hw.solution import Solution
 from deepmad_hw.workflows.design import PROBLEM_FILE, table_sha256
@@ -153,13 +155,20 @@ def described(row: Row) -> Reference:
 
 
 def _completed(found: Reference) -> Reference:
-    if found.macs is not None or found.row.name not in reference.names():
+    name = found.row.name
+    network: Architecture | Graph
+    own: Architecture | None
+    if found.macs is not None:
         return found
-    graph = reference.get(found.row.name)
+    if name in released.names():
+        network = own = released.get(name)
+    elif name in reference.names():
+        network, own = reference.get(name), reference.in_own_layers(name)
+    else:
+        return found
     counted = replace(
-        found, macs=costs.macs(graph), params=costs.params(graph), memory_bytes=costs.peak_memory_bytes(graph)
+        found, macs=costs.macs(network), params=costs.params(network), memory_bytes=costs.peak_memory_bytes(network)
     )
-    own = reference.in_own_layers(found.row.name)
     if own is None:
         return counted
     evaluation = check.evaluate(own)

@@ -46,6 +46,10 @@ def test_designs_and_networks_are_measured_in_one_run(solution, measure, asked):
     assert resnet18.macs > 1.8e9
     assert resnet18.objective > 0
     assert resnet18.top1_source.startswith("torchvision")
+    released = found.references[-1]
+    assert (released.row.name, released.top1_percent) == ("deepmad_89m", 84.0)
+    assert released.top1_source.startswith("Shen")
+    assert round(released.objective, 1) == 28_171.3
     assert compared(found, TABLE, measure=measure) == found
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepmad_hw import serde
+from deepmad_hw import released, serde
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.expand import expand
 from deepmad_hw.reference import get
@@ -85,3 +85,11 @@ def test_a_damaged_file_is_refused(architecture, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(InputFileError, match="is no ONNX model"):
         check_exported(file)
+
+
+def test_a_released_network_goes_by_its_name():
+    network = load_network("deepmad_29m_288")
+    assert network.architecture == released.get("deepmad_29m_288")
+    assert network.graph.name == "deepmad_29m_288"
+    with pytest.raises(ConfigError, match="did you mean 'deepmad_r18'"):
+        load_network("deepmad-r18")

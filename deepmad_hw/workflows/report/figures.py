@@ -18,7 +18,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import BboxBase
 
 from deepmad_hw.files import write_atomically
 from deepmad_hw.workflows.report import facts
@@ -32,6 +34,7 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0a5fa5", "#b3470a", "#0b7355", "#8a3f80", 
 SERIES = ((BLUE, "o"), (GREEN, "^"), (PURPLE, "v"))  # a shape each, so that colour is never alone
 
 LONGEST_LABEL = 40
+BELOW, ABOVE = -14, 8  # where a name stands, in points from its mark
 PANEL_WIDTHS_IN = (4.2, 8.4, 9.8, 9.8)  # of a plot with one, two, ... panels
 LOG_FROM = 4.0  # a range wider than this factor is drawn on a logarithmic axis
 STYLE: dict[Any, Any] = {
@@ -191,17 +194,35 @@ def _key(axes: Axes, text: str, *, colour: str, shape: str, hollow: bool = False
     )
 
 
-def _name(axes: Axes, x: float, y: float, text: str, *, colour: str, above: bool = False) -> None:
+def _name(axes: Axes, x: float, y: float, text: str, *, colour: str, above: bool = False) -> Annotation:
     """Write a name beside a mark."""
-    axes.annotate(
+    return axes.annotate(
         label(text),
         (x, y),
-        xytext=(0, 8 if above else -14),
+        xytext=(0, ABOVE if above else BELOW),
         textcoords="offset points",
         ha="center",
         color=colour,
         fontsize=8.5,
     )
+
+
+def _untangle(figure: Figure, names: Sequence[Annotation]) -> None:
+    """Move names that lie on others to the other side of their marks, and hide those that find no place there either.
+
+    A mark without a name still tells it to who points at it.
+    """
+    figure.draw_without_rendering()
+    taken: list[BboxBase] = []
+    for name in names:
+        for side in (BELOW, ABOVE):
+            name.xyann = (0, side)
+            place = name.get_window_extent()
+            if not any(place.overlaps(other) for other in taken):
+                taken.append(place)
+                break
+        else:
+            name.set_visible(False)
 
 
 def _pareto(results: Results, designs: Sequence[Design], table: str) -> Figure | None:
@@ -226,13 +247,14 @@ def _pareto(results: Results, designs: Sequence[Design], table: str) -> Figure |
         for j, reference in enumerate(results.references)
         if reference.objective is not None and (time := _times(reference.row, table)) is not None
     ]
+    names = []
     for j, reference, time in references:
         objective = float(reference.objective or 0)
         _bar(axes, time, objective, ORANGE)
         _mark(axes, time.middle, objective, f"p50-mark-r{j}", colour=ORANGE, shape="s")
         if time.p99 is not None:
             _mark(axes, time.p99, objective, f"p99-mark-r{j}", colour=ORANGE, shape="s", hollow=True)
-        _name(axes, time.middle, objective, reference.row.name, colour=ORANGE)
+        names.append(_name(axes, time.middle, objective, reference.row.name, colour=ORANGE))
     if references:
         _key(axes, "reference networks", colour=ORANGE, shape="s")
     xs = [
@@ -247,6 +269,7 @@ def _pareto(results: Results, designs: Sequence[Design], table: str) -> Figure |
     axes.set(xlabel="latency in ms", ylabel="DeepMAD objective")
     axes.margins(y=0.12)
     axes.legend(loc="best", fontsize=8.5, handletextpad=0.2)
+    _untangle(figure, names)
     return figure
 
 
