@@ -12,7 +12,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 RUN_READY := $(if $(wildcard $(DEV_STAMP)),$(DEV_STAMP),$(RUN_STAMP))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint docs wheel check clean
+.PHONY: help quickstart test stress lint docs wheel check clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,9 @@ quickstart: $(RUN_READY)  ## Install what running needs, then profile, design, e
 
 test: $(DEV_STAMP)  ## Install what developing needs, then run all tests on two workers.
 	$(BIN)/python -m pytest -n 2
+
+stress: $(DEV_STAMP)  ## Try each promise of docs/reliability.md in full, with nothing else running (up to 2 hours).
+	$(BIN)/python benchmarks/stress.py --out benchmarks/results/stress.json --page docs/reliability-tried.md
 
 lint: $(DEV_STAMP)  ## Check format, style, types and who imports whom.
 	$(BIN)/ruff format --check .
@@ -35,7 +38,7 @@ docs: $(DEV_STAMP)  ## Build the documents as a site into site/, without a netwo
 
 wheel: $(DEV_STAMP)  ## Build the wheel into dist/.
 	rm -rf dist
-	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 check:  ## Do all that a change must pass: tests, lint, wheel, tests against the wheel.
 	.ci/run
@@ -47,10 +50,13 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed; name one: PYTHON=python3.12 make ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-$(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]'
+# First what is pinned, refused where a file's hash is not listed; then the project, and torch in the machine's own build.
+$(RUN_STAMP): pyproject.toml constraints.txt hashes-run.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement hashes-run.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[cpu]'
 	touch $@
 
-$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,openvino,torch,dev,docs,gpu,rtx]'
+$(DEV_STAMP): pyproject.toml constraints.txt hashes-run.txt hashes-dev.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement hashes-run.txt --requirement hashes-dev.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[cpu,openvino,torch,dev,docs,gpu,rtx]'
 	touch $@

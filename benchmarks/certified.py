@@ -1,14 +1,11 @@
-"""What "certified" is worth: proofs against brute force, infeasible problems against brute force, the same bytes again.
+"""What "certified" is worth on real problems: the same bytes again.
 
-Run from the project's folder; each command prints its counts, writes a JSON file and fails where anything disagrees:
+Run from the project's folder; it prints its counts, writes a JSON file and fails where anything disagrees:
 
-    python benchmarks/certified.py optimum --out benchmarks/results/certified-optimum.json
-    python benchmarks/certified.py infeasible --out benchmarks/results/certified-infeasible.json
     python benchmarks/certified.py repeat --out benchmarks/results/certified-repeat.json
 
-`optimum`: 200 random small spaces of all families, each without a table, with one, with three, and with one and a limit
-on memory. `infeasible`: 100 random problems without an answer. `repeat`: the seven published problems on the
-reference grid, twice in fresh processes on one thread and once on two.
+The seven published problems on the reference grid, twice in fresh processes on one thread and once on two. Proofs and
+infeasible problems against brute force are tests; see docs/reliability.md.
 """
 
 import argparse
@@ -22,20 +19,7 @@ from pathlib import Path
 
 import origin
 
-sys.path.insert(0, str(Path("tests/optimize").resolve()))
-
-from small_problems import (
-    MOST_DESIGNS,
-    VARIANTS,
-    count_designs,
-    feasible_problem,
-    infeasible_problem,
-    needs_faults,
-    optimum_faults,
-    table_faults,
-)
-
-from deepmad_hw.optimize.solve import solve, versions
+from deepmad_hw.optimize.solve import versions
 
 GAP = 0.005
 TIME_LIMIT_S = 600.0  # no run may be cut, or it could differ from its repetition
@@ -45,7 +29,7 @@ PROBLEMS = Path("tests/data/problems.json")
 def main():
     options = _options()
     begin = time.monotonic()
-    found = {"optimum": _optimum, "infeasible": _infeasible, "repeat": _repeat}[options.command](options)
+    found = _repeat(options)
     made = {
         "command": origin.command(),
         "date": datetime.date.today().isoformat(),
@@ -56,46 +40,8 @@ def main():
     }
     if options.out:
         options.out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({key: value for key, value in found.items() if key != "problems"}))
+    print(json.dumps({"problems": len(found["problems"]), "faults": found["faults"]}))
     return 1 if found["faults"] else 0
-
-
-# --- against brute force --------------------------------------------------------------------------------------------
-
-
-def _optimum(options):
-    """Compare proved optimum and bound with the best of all designs."""
-    agree, faults, designs = dict.fromkeys(VARIANTS, 0), [], []
-    for index in range(options.count or 200):
-        for variant in VARIANTS:
-            problem, models = feasible_problem(index, variant)
-            wrong = optimum_faults(problem, models, gap=GAP) + table_faults(problem, models)
-            agree[variant] += not wrong
-            faults += [f"{variant}, problem {index}: {fault}" for fault in wrong]
-        designs.append(count_designs(problem.space))
-        assert designs[-1] <= MOST_DESIGNS
-        _progress(f"{index + 1} spaces, agree {agree}", wrong=faults)
-    return {"spaces": len(designs), "designs": sum(designs), "largest": max(designs), "agree": agree, "faults": faults}
-
-
-def _infeasible(options):
-    """Compare the reported smallest values with the designs that there are."""
-    agree, values, faults, count = 0, 0, [], options.count or 100
-    for index in range(count):
-        problem, models = infeasible_problem(index)
-        solution = solve(problem, models, method="certified", gap=GAP, time_limit_s=TIME_LIMIT_S)
-        wrong = needs_faults(problem, models, solution)
-        agree, values = agree + (not wrong), values + len(solution.tightest)
-        faults += [f"problem {index}: {fault}" for fault in wrong]
-        _progress(f"{index + 1} problems, {agree} agree", wrong=faults)
-    return {"problems": count, "agree": agree, "values": values, "faults": faults}
-
-
-def _progress(line, *, wrong):
-    print(f"{line}{'; last fault: ' + wrong[-1] if wrong else ''}", file=sys.stderr, flush=True)
-
-
-# --- the same again -------------------------------------------------------------------------------------------------
 
 
 def _repeat(options):
@@ -107,7 +53,7 @@ def _repeat(options):
         problems[name] = {"again": first == second, "two_threads": first == threaded, "status": _status(first)}
         if first != second or problems[name]["status"] != "certified":
             faults.append(f"{name}: {problems[name]}")
-        _progress(f"{name}: {problems[name]}", wrong=faults)
+        print(f"{name}: {problems[name]}", file=sys.stderr, flush=True)
     return {"problems": problems, "faults": faults}
 
 
@@ -132,8 +78,8 @@ def _status(files):
 
 def _options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("optimum", "infeasible", "repeat"))
-    parser.add_argument("--count", type=int, help="fewer spaces or problems")
+    parser.add_argument("command", choices=("repeat",))
+    parser.add_argument("--count", type=int, help="fewer problems")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

@@ -8,7 +8,11 @@ and the errors they raise.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime's own builds tell their maker about every use, unless told not to before they load.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:  # the same names again, for type checkers and editors; a test holds the two lists equal
     from deepmad_hw.architecture import Architecture as Architecture, Head as Head, Stage as Stage, Stem as Stem

@@ -6,24 +6,57 @@ from dataclasses import dataclass
 
 from deepmad_hw.errors import ConfigError
 
+MOST_BLOCKS = 10_000  # far more than any network has; a file that says more would fill the memory
+
+LARGEST_NUMBER = 2**53  # the largest that all readers of JSON agree on; a record's file shall be readable
+
 
 def _require(condition: bool, what: str, where: str) -> None:
     if not condition:
         raise ConfigError(what, where=where)
 
 
-def _require_count(value: object, where: str, *, at_least: int = 1) -> None:
+def require_count(value: object, where: str, *, at_least: int = 1) -> None:
+    """Refuse what is no whole number, and those too small or too large.
+
+    Args:
+        value: of a field.
+        where: the field, for the message.
+        at_least: the smallest number allowed.
+
+    Raises:
+        ConfigError: naming the field.
+    """
     whole = isinstance(value, int) and not isinstance(value, bool)
     _require(whole and value >= at_least, f"expected a whole number >= {at_least}, got {value!r}", where)  # type: ignore[operator]
+    _require(value <= LARGEST_NUMBER, f"expected a whole number up to 2^53, got {value!r:.40}", where)  # type: ignore[operator]
 
 
-def _require_kernel(value: object, where: str) -> None:
-    _require_count(value, where)
+def require_kernel(value: object, where: str) -> None:
+    """Refuse what is no odd side of a window.
+
+    Args:
+        value: of a field.
+        where: the field, for the message.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    require_count(value, where)
     _require(value % 2 == 1, f"expected an odd kernel, got {value}", where)  # type: ignore[operator]
 
 
-def _require_stride(value: object, where: str) -> None:
-    _require(value in (1, 2), f"expected stride 1 or 2, got {value!r}", where)
+def require_stride(value: object, where: str) -> None:
+    """Refuse what is no step of a convolution here.
+
+    Args:
+        value: of a field.
+        where: the field, for the message.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    _require(type(value) is int and value in (1, 2), f"expected stride 1 or 2, got {value!r}", where)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,9 +69,9 @@ class Stem:
 
     def __post_init__(self) -> None:
         """Refuse numbers that are no convolution."""
-        _require_count(self.out, "stem.out")
-        _require_kernel(self.kernel, "stem.kernel")
-        _require_stride(self.stride, "stem.stride")
+        require_count(self.out, "stem.out")
+        require_kernel(self.kernel, "stem.kernel")
+        require_stride(self.stride, "stem.stride")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,9 +84,11 @@ class Head:
 
     def __post_init__(self) -> None:
         """Refuse numbers that are no convolution."""
-        _require_count(self.out, "head.out")
-        _require_kernel(self.kernel, "head.kernel")
-        _require(self.stride == 1, f"expected stride 1, got {self.stride!r}", "head.stride")
+        require_count(self.out, "head.out")
+        require_kernel(self.kernel, "head.kernel")
+        _require(
+            type(self.stride) is int and self.stride == 1, f"expected stride 1, got {self.stride!r}", "head.stride"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,11 +111,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         """Refuse numbers that are no stage."""
-        _require_count(self.out, "stage.out")
-        _require_count(self.bottleneck, "stage.bottleneck")
-        _require_kernel(self.kernel, "stage.kernel")
-        _require_stride(self.stride, "stage.stride")
-        _require_count(self.depth, "stage.depth")
+        require_count(self.out, "stage.out")
+        require_count(self.bottleneck, "stage.bottleneck")
+        require_kernel(self.kernel, "stage.kernel")
+        require_stride(self.stride, "stage.stride")
+        require_count(self.depth, "stage.depth")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +145,10 @@ class Architecture:
     def __post_init__(self) -> None:
         """Refuse networks that cannot be built."""
         _require(len(self.stages) > 0, "a network needs at least one stage", "stages")
-        _require_count(self.in_channels, "in_channels")
-        _require_count(self.classes, "classes", at_least=0)
+        blocks = sum(stage.depth for stage in self.stages)
+        _require(blocks <= MOST_BLOCKS, f"expected at most {MOST_BLOCKS} blocks, got {blocks}", "stages")
+        require_count(self.in_channels, "in_channels")
+        require_count(self.classes, "classes", at_least=0)
         require_resolution(self.resolution, self.total_stride)
 
     @property
@@ -135,7 +172,7 @@ def require_resolution(resolution: tuple[int, int], total_stride: int) -> None:
     """
     _require(len(resolution) == 2, f"expected [height, width], got {resolution!r}", "resolution")
     for side in resolution:
-        _require_count(side, "resolution")
+        require_count(side, "resolution")
         if side % total_stride:
             low = max(side // total_stride, 1) * total_stride
             raise ConfigError(

@@ -38,6 +38,7 @@ def certificate(solution: Solution, file: ProblemFile) -> Json:
         "claim": CLAIM,
         "problem": file.problem.name,
         "problem_sha256": digest(problem),
+        "design_sha256": digest({key: value for key, value in design.items() if key != "timings"}),
         "tables": [
             {
                 "table": table.table,

@@ -28,9 +28,19 @@ class DeepmadError(Exception):
         return _again, (type(self), self.what, self.where, self.hint)
 
     def __str__(self) -> str:
-        """Return ``where: what; hint`` on one line, leaving out what is missing."""
+        """Return ``where: what; hint`` on one line, leaving out what is missing.
+
+        Names and other people's messages come from outside: what a terminal would obey is written as an escape.
+        """
         line = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{line}; {self.hint}" if self.hint else line
+        line = f"{line}; {self.hint}" if self.hint else line
+        return line if line.isprintable() else "".join(map(_shown, line))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode()
 
 
 def _again(kind: type[DeepmadError], what: str, where: str | None, hint: str | None) -> DeepmadError:

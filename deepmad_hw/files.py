@@ -13,6 +13,8 @@ from deepmad_hw.errors import StorageError
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, a crash or a full disk meets the old file or the new one, never a part.
 
+    Nothing else stays behind, but for what a kill interrupts: a ``.NAME.*.tmp`` that nothing reads and may be deleted.
+
     Args:
         path: where; its folder must exist.
         data: the whole content.

@@ -10,6 +10,7 @@ from deepmad_hw.errors import ConfigError
 OPERATIONS = ("conv", "linear", "avg_pool", "max_pool", "global_pool", "scale", "add")
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid")
 IMAGE = "image"  # name of a graph's one input tensor
+LARGEST_SIZE = 10**9 - 1  # what a table's cell holds; no layer comes near it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -55,6 +56,14 @@ class LayerSpec:
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"expected a whole number >= 1, got {value!r}", where=field)
+            if value > LARGEST_SIZE:
+                raise ConfigError(f"expected a whole number up to {LARGEST_SIZE}, got {value!r:.20}", where=field)
+        if self.kernel % 2 == 0 and self.kernel > min(self.height, self.width):  # even windows are not padded
+            raise ConfigError(
+                f"a window of {self.kernel} fits nowhere in {self.height}x{self.width} pixels", where="kernel"
+            )
+        if not isinstance(self.residual, bool):
+            raise ConfigError(f"expected true or false, got {self.residual!r}", where="residual")
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ConfigError(
                 f"{self.groups} groups do not divide {self.in_channels} -> {self.out_channels} channels", where="groups"

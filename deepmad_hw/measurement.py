@@ -162,5 +162,5 @@ def _require_samples(samples_us: tuple[float, ...], status: str, where: str) -> 
     if measured != bool(samples_us):
         raise ConfigError(f"status {status!r} with {len(samples_us)} samples", where=where)
     for value in samples_us:
-        if not 0 < value < float("inf"):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
             raise ConfigError(f"expected a time above 0 us, got {value!r}", where=where)

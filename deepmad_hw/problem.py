@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.space import Space
+from deepmad_hw.space import Space, require_positive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,7 @@ class LatencyLimit:
 
     def __post_init__(self) -> None:
         """Refuse a budget that is no time."""
-        _require_positive(self.budget_ms, f"latency:{self.table}")
+        require_positive(self.budget_ms, f"latency:{self.table}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class Limits:
         for field in ("macs", "params", "memory_bytes", "rho"):
             value = getattr(self, field)
             if value is not None:
-                _require_positive(value, field)
+                require_positive(value, field)
         tables = [limit.table for limit in self.latency]
         for table in tables:
             if tables.count(table) > 1:
@@ -70,8 +70,3 @@ class Problem:
     space: Space
     limits: Limits
     penalty: str = "std"
-
-
-def _require_positive(value: float, where: str) -> None:
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"expected a number above 0, got {value!r}", where=where)

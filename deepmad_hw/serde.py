@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepmad_hw.architecture import Architecture
+from deepmad_hw.errors import ConfigError
 from deepmad_hw.jsonfile import Json, Place, plain, read_json, record, require_keys, typed, versioned, write_json
 from deepmad_hw.latency import CONFIDENCE
 from deepmad_hw.problem import Problem
@@ -41,7 +42,7 @@ class TableReference:
     Args:
         table: the model's name, as limits call it.
         path: of the table, relative to the folder of the file that names it, or absolute.
-        sha256: of the table's bytes.
+        sha256: of the bytes of the table's CSV and, behind them, of its sidecar.
         confidence: of the upper values that its limits speak of.
         allow_uncovered: whether operations that it has no row of count as nothing.
     """
@@ -51,6 +52,13 @@ class TableReference:
     sha256: str
     confidence: float = CONFIDENCE
     allow_uncovered: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a confidence that is no share, and an answer that is none."""
+        if not isinstance(self.confidence, float) or not 0 < self.confidence < 1:
+            raise ConfigError(f"expected a share between 0 and 1, got {self.confidence!r}", where="confidence")
+        if not isinstance(self.allow_uncovered, bool):
+            raise ConfigError(f"expected true or false, got {self.allow_uncovered!r}", where="allow_uncovered")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

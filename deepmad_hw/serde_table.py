@@ -36,7 +36,7 @@ from deepmad_hw.table import CalibrationNetwork, LatencyTable
 
 SCHEMA = 1
 MEDIAN_TOLERANCE = 0.01
-LARGEST_TABLE_BYTES = 256 * 2**20
+LARGEST_TABLE_BYTES = 64 * 2**20  # a profile of ten minutes writes one
 
 _SPEC_COLUMNS = tuple(field.name for field in fields(LayerSpec))
 _TEXT_COLUMNS = ("op", "activation")
@@ -175,8 +175,9 @@ def _read(path: Path) -> bytes:
 
 
 def _rows(path: Path, data: bytes) -> tuple[LayerMeasurement, ...]:
-    text = decoded(data, where=str(path))
-    reader = csv.reader(io.StringIO(text), strict=True)
+    decoded(data, where=str(path))
+    # Not an `io.StringIO`, which takes four bytes a character.
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="\n"), strict=True)
     field_limit = csv.field_size_limit(LARGEST_TABLE_BYTES)  # a layer seen in many networks has many samples
     try:
         header = next(reader, [])
@@ -222,13 +223,13 @@ def _row(cells: list[str], where: str) -> LayerMeasurement:
 def _require_median(row: LayerMeasurement, text: str, where: str) -> None:
     # People read and edit this column, predictions rest on the samples: the two must not say different things.
     if not abs(_number(text, where) / row.median_us - 1) <= MEDIAN_TOLERANCE:
-        raise InputFileError(f"{text} is not the median of the samples, {row.median_us:.6g}", where=where)
+        raise InputFileError(f"{text[:40]} is not the median of the samples, {row.median_us:.6g}", where=where)
 
 
 def _whole(text: str, where: str) -> int:
     # int() also takes underscores, signs and other scripts' digits, which no table of ours holds.
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise InputFileError(f"expected a whole number, got {text!r}", where=where)
+        raise InputFileError(f"expected a whole number, got {text[:40]!r}", where=where)
     return int(text)
 
 
@@ -238,7 +239,7 @@ def _number(text: str, where: str) -> float:
             return float(text)
     except ValueError:
         pass
-    raise InputFileError(f"expected a number, got {text!r}", where=where)
+    raise InputFileError(f"expected a number, got {text[:40]!r}", where=where)
 
 
 def _calibration(item: Json, at: Place) -> CalibrationNetwork:

@@ -212,7 +212,7 @@ class Solution:
 
     @property
     def gap(self) -> float | None:
-        """Return (bound - objective) / objective of the checked design, or None without a bound."""
-        if self.bound is None or self.evaluation is None:
+        """Return (bound - objective) / |objective| of the checked design, or None without a bound or beside 0."""
+        if self.bound is None or self.evaluation is None or self.evaluation.objective == 0:
             return None
-        return (self.bound - self.evaluation.objective) / self.evaluation.objective
+        return (self.bound - self.evaluation.objective) / abs(self.evaluation.objective)

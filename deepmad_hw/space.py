@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from deepmad_hw.architecture import Architecture, Head, require_resolution
+from deepmad_hw.architecture import (
+    LARGEST_NUMBER,
+    Architecture,
+    Head,
+    require_count,
+    require_kernel,
+    require_resolution,
+    require_stride,
+)
 from deepmad_hw.errors import ConfigError
 
 # A width grid keeps its promises to this relative tolerance (4.0 * 24 >= 96 must hold in floats).
@@ -34,11 +42,10 @@ class StageSpace:
         """Refuse empty or unordered choices."""
         for field in ("out", "bottleneck", "kernel"):
             _require_grid(getattr(self, field), field)
-        if self.stride not in (1, 2):
-            raise ConfigError(f"expected stride 1 or 2, got {self.stride!r}", where="stride")
+        require_stride(self.stride, "stride")
         if any(kernel % 2 == 0 for kernel in self.kernel):
             raise ConfigError(f"expected odd kernels, got {list(self.kernel)}", where="kernel")
-        if not 1 <= self.depth[0] <= self.depth[1]:
+        if not all(map(_is_count, self.depth)) or self.depth[0] > self.depth[1]:
             raise ConfigError(f"expected [smallest, largest] from 1 up, got {list(self.depth)}", where="depth")
 
 
@@ -82,8 +89,17 @@ class Space:
         if not self.stages:
             raise ConfigError("a space needs at least one stage", where="stages")
         low, high = self.bottleneck_ratio
-        if not 0 < low <= high:
-            raise ConfigError(f"expected 0 < smallest <= largest, got {[low, high]}", where="bottleneck_ratio")
+        for ratio in (low, high):
+            require_positive(ratio, "bottleneck_ratio")
+        if low > high:
+            raise ConfigError(f"expected smallest <= largest, got {[low, high]}", where="bottleneck_ratio")
+        require_positive(self.max_growth, "max_growth")
+        require_count(self.in_channels, "in_channels")
+        require_count(self.classes, "classes", at_least=0)
+        if not isinstance(self.non_decreasing, bool):
+            raise ConfigError(f"expected true or false, got {self.non_decreasing!r}", where="non_decreasing")
+        require_kernel(self.stem_kernel, "stem_kernel")
+        require_stride(self.stem_stride, "stem_stride")
         total_stride = self.stem_stride
         for stage in self.stages:
             total_stride *= stage.stride
@@ -144,9 +160,27 @@ class Space:
         return tuple(found)
 
 
+def require_positive(value: object, where: str) -> None:
+    """Refuse what is no number above 0, and more than a file can hold.
+
+    Args:
+        value: of a field.
+        where: the field, for the message.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= LARGEST_NUMBER:  # type: ignore[operator]
+        raise ConfigError(f"expected a number above 0 and up to 2^53, got {value!r:.40}", where=where)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST_NUMBER
+
+
 def _require_grid(grid: tuple[int, ...], where: str) -> None:
-    whole = all(isinstance(value, int) and value > 0 for value in grid)
-    if not grid or not whole or list(grid) != sorted(set(grid)):
+    if not grid or not all(map(_is_count, grid)) or list(grid) != sorted(set(grid)):
         raise ConfigError(f"expected ascending whole numbers, got {list(grid)}", where=where)
 
 
@@ -162,7 +196,7 @@ def geometric_grid(low: float, high: float, *, ratio: float, multiple: int) -> t
     Raises:
         ConfigError: the walk would be empty or endless.
     """
-    if ratio <= 1 or low <= 0 or multiple < 1:
+    if not (1 < ratio < math.inf and low > 0 and math.isfinite(high) and multiple >= 1):
         raise ConfigError(
             f"expected ratio > 1, range > 0, step >= 1, got {ratio}, {low}..{high}, {multiple}", where="grid"
         )
@@ -184,6 +218,8 @@ def linear_grid(low: float, high: float, *, multiple: int) -> tuple[int, ...]:
     Raises:
         ConfigError: there is none.
     """
+    if not (math.isfinite(low) and math.isfinite(high) and multiple >= 1):
+        raise ConfigError(f"expected a range with ends, step >= 1, got {low}..{high}, {multiple}", where="grid")
     first = -int(-low // multiple)
     return _not_empty({multiple * i for i in range(max(first, 1), int(high // multiple) + 1)}, low, high, multiple)
 

@@ -50,7 +50,8 @@ class LatencyTable:
 
     def __post_init__(self) -> None:
         """Refuse two rows of one layer, unknown activations, and a canary without a time."""
-        if self.canary_us is not None and not 0 < self.canary_us < float("inf"):
+        number = isinstance(self.canary_us, int | float) and not isinstance(self.canary_us, bool)
+        if self.canary_us is not None and not (number and 0 < self.canary_us < float("inf")):
             raise ConfigError(f"expected a canary time above 0 us, got {self.canary_us!r}", where=self.name)
         for activation in self.fused_activations:
             if activation not in ACTIVATIONS:

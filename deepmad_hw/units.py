@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 
 from deepmad_hw.errors import ConfigError
 
@@ -25,6 +25,7 @@ _BYTES_PER = {
 }
 _QUANTITY = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>\D*?)\s*", re.ASCII)
 _LONGEST = 64  # characters; nobody types a longer quantity, and a long one must not become a slow one
+_EXACT = Context(prec=4 * _LONGEST)  # so many digits that no product of a quantity and its unit is rounded
 
 
 def parse_time_ms(text: str, *, where: str = "time") -> float:
@@ -159,7 +160,7 @@ def _parse(text: str, factors: Mapping[str, Decimal], *, where: str, example: st
         expected = ", ".join(known for known in factors if known)
         fault = f"unknown unit {unit!r} in {text!r}" if unit else f"{text!r} has no unit"
         raise ConfigError(fault, where=where, hint=f"say {example} (one of {expected})")
-    return Decimal(found["number"]) * factors[unit]
+    return _EXACT.multiply(Decimal(found["number"]), factors[unit])
 
 
 def _whole(value: Decimal, text: str | int, where: str) -> int:

@@ -10,10 +10,11 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import sys
 from collections import OrderedDict
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -58,6 +59,8 @@ def serve(folder: Path, settings: Settings, *, memory_bytes: int) -> None:
         memory_bytes: address space this process may use; 0 sets no limit.
     """
     _end_with_parent()
+    if _parent_has_gone():
+        return
     if memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     answers = _private_output()
@@ -67,14 +70,24 @@ def serve(folder: Path, settings: Settings, *, memory_bytes: int) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         probe = probes[order["probe"]]
-        answers.write(json.dumps(_measured(shelf, plan, probe, order)) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(_measured(shelf, plan, probe, order)) + "\n")
+            answers.flush()
+        except BrokenPipeError:  # it ended just now
+            return
 
 
 def _end_with_parent() -> None:
     """Ask the system to end this process with its parent, so that no orphan disturbs the next measurement."""
     with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux, the end of input ends it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _parent_has_gone() -> bool:
+    """Return whether the parent ended before this process could ask for that; then nobody reads the answers."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)  # an error is always told
+    return bool(watch.poll(0))
 
 
 def _private_output() -> TextIO:
@@ -94,11 +107,10 @@ def _measured(shelf: _Shelf, plan: Plan, probe: Probe, order: dict[str, Any]) ->
             whole=shelf.whole(probe),
             profiled=shelf.profiled(probe) if probe.kind == LAYERS else None,
             rhythm=Rhythm(**order["rhythm"]),
+            scripted=shelf.scripted,
         )
         whole = shelf.whole(probe)
         conditions = whole.conditions() if isinstance(whole, Watched) else {}
-        if shelf.scripted:
-            unit = replace(unit, stolen=0.0, waited=0.0)  # a scripted clock does not feel what this machine does
     except MemoryError:
         return {"probe": probe.name, "round": order["round"], "status": "oom", "message": "out of memory"}
     except Exception as error:

@@ -94,7 +94,8 @@ class WholeSession:
         return NodeTimes()
 
     def conditions(self) -> dict[str, float | str]:
-        """Return the card's state during the runs, and whether launching decides the time without a graph."""
+        """Return the card's state during the runs and now, and whether launching decides the time without a graph."""
+        self._read()
         bound = self._launch_us > LAUNCH_BOUND * self._device_us
         launch: dict[str, float | str] = {"launch_us": self._launch_us, "launch_bound": "yes" if bound else "no"}
         readings, self._readings = self._readings, []
@@ -122,6 +123,9 @@ class WholeSession:
     def _look(self) -> None:
         if self._clock() - self._read_s < SENSORS_EVERY_S:
             return
+        self._read()
+
+    def _read(self) -> None:
         reading = self._sensors()
         if reading is not None:
             self._readings.append(reading)

@@ -103,17 +103,17 @@ def stolen_and_total_ticks() -> tuple[int, int]:
     return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
 
 
-def waited_ns() -> int:
+def waited_ns() -> int | None:
     """Return how long threads have waited for a processor so far: this process's own, or all where only that is told.
 
-    0 where the system tells neither.
+    None where the system tells neither.
     """
     own = [_read(str(path)).split() for path in Path("/proc/self/task").glob("*/schedstat")]
     waits_ns = [int(fields[1]) for fields in own if len(fields) == 3]
     if waits_ns:
         return sum(waits_ns)
     total_us = re.search(r"^some .*total=(\d+)", _read("/proc/pressure/cpu"), re.MULTILINE)
-    return int(total_us[1]) * 1000 if total_us else 0
+    return int(total_us[1]) * 1000 if total_us else None
 
 
 def memory_bytes() -> int:

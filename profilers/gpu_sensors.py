@@ -23,6 +23,7 @@ REASONS = {
     "HwPowerBrakeSlowdown": "power_brake",
     "DisplayClockSetting": "display",
 }
+UNKNOWN = "unknown"  # a card that does not tell is not one that has no reason
 T = TypeVar("T")
 
 SLOWED = frozenset({"hw_slowdown", "sw_thermal", "hw_thermal", "power_brake"})
@@ -103,13 +104,13 @@ def _reading(nvml: Any, handle: Any) -> Reading:
 
 
 def summary(readings: list[Reading]) -> dict[str, float | str]:
-    """Return readings taken during one measurement as the numbers to keep, nothing for none.
+    """Return readings taken during one measurement as the numbers to keep; without any, that nothing is known.
 
     Args:
         readings: in order of time.
     """
     if not readings:
-        return {}
+        return {"clock_reasons": UNKNOWN}
     reasons = sorted({word for reading in readings for word in reading.reasons})
     throttled = sorted({word for reading in readings for word in reading.throttled})
     return {

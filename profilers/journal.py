@@ -36,8 +36,8 @@ class Unit:
         nodes_us: per node, the microseconds of each profiled run.
         operations: per node, how many operations the runtime made of it.
         seconds: how long the unit took in all.
-        stolen: share of processor time that a hypervisor gave to others meanwhile.
-        waited: time that threads waited for a processor, over the time the unit took.
+        stolen: share of processor time that a hypervisor gave to others meanwhile, None where the system does not tell.
+        waited: time that threads waited for a processor, over the time the unit took; None where it does not tell.
         message: what a failed child said.
         conditions: what a card's sensors told meanwhile, see `profilers.backend.Watched`.
     """
@@ -50,8 +50,8 @@ class Unit:
     nodes_us: dict[str, tuple[float, ...]] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
-    stolen: float = 0.0
-    waited: float = 0.0
+    stolen: float | None = 0.0
+    waited: float | None = 0.0
     message: str = ""
     conditions: dict[str, float | str] = field(default_factory=dict)
 
@@ -167,7 +167,7 @@ def _unit(probe: str, number: int, data: dict[str, Any]) -> Unit:
         operations=data["operations"],
         seconds=data["seconds"],
         stolen=data["stolen"],
-        waited=data.get("waited", 0.0),  # older journals do not tell
+        waited=data.get("waited"),  # older journals do not tell
         message=data["message"],
         conditions=data.get("conditions", {}),  # older journals have none
     )
@@ -205,9 +205,16 @@ def device_lock(device: str) -> Iterator[None]:
 
     Raises:
         DeviceLostError: another process is measuring on it.
+        StorageError: the lock's file cannot be made.
     """
     path = Path(tempfile.gettempdir()) / f"deepmad-hw-{device}-{os.getuid()}.lock"
-    with path.open("a", encoding="utf-8") as handle:
+    try:
+        handle = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"the lock of the {device} could not be made: {error.strerror or error}", where=str(path)
+        ) from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from deepmad_hw.errors import DeviceLostError
+from deepmad_hw.errors import DeviceLostError, ForeignTableError
 from deepmad_hw.measurement import Environment, median_interval
 from profilers import backend as backends
-from profilers import samples
+from profilers import environment, samples
 from profilers.backend import Settings
 from profilers.journal import Journal, Unit, device_lock
 from profilers.plan import Plan, Probe
@@ -89,13 +89,14 @@ def measure(
 
     Raises:
         MissingExtraError: the runtime is not installed.
-        ForeignTableError: the journal was begun elsewhere or with another plan.
+        ForeignTableError: the journal was begun elsewhere or with another plan, or the governor changes meanwhile.
         DeviceLostError: the measuring process fails again and again, or another one holds the device.
     """
+    governor = environment.governor()
     found = backends.get(settings.runtime).environment(plan, settings)
     identity = {"plan": plan.sha256, **{key: _words(value) for key, value in asdict(found).items()}}
     with device_lock("cpu"), Journal(journal, identity) as book, _Child(plan, settings, effort) as child:
-        _rounds(plan, book, child, effort, on_tick)
+        _rounds(plan, book, child, effort, on_tick, governor)
         return found, list(book.units())
 
 
@@ -103,7 +104,9 @@ def _words(value: object) -> str:
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _rounds(plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: Callable[[Tick], None]) -> None:
+def _rounds(
+    plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: Callable[[Tick], None], governor: str
+) -> None:
     units = list(book.units())
     useful_s, sitting_s, failures = sum(map(_useful_s, units)), 0.0, 0
     for probe, number, needed in _orders(plan, units, effort):
@@ -112,6 +115,7 @@ def _rounds(plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: C
             if enough or sitting_s >= PATIENCE * effort.budget_s:
                 continue
         unit = child.measure(probe, number)
+        _require_governor(governor, where=probe.name)  # before the unit is stored: the journal is of one governor
         book.add(unit)
         units.append(unit)
         useful_s += _useful_s(unit)
@@ -124,6 +128,16 @@ def _rounds(plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: C
                 hint="see 'deepmad-hw doctor'; the same command goes on from here",
             )
         on_tick(_tick(plan, units, effort))
+
+
+def _require_governor(governor: str, *, where: str) -> None:
+    now = environment.governor()
+    if now != governor:
+        raise ForeignTableError(
+            f"the frequency governor changed from {governor} to {now} while this was measured",
+            where=where,
+            hint="set it back, and the same command goes on from here",
+        )
 
 
 def _useful_s(unit: Unit) -> float:
@@ -142,6 +156,8 @@ def _orders(plan: Plan, units: list[Unit], effort: Effort) -> Iterator[tuple[Pro
         for probe in plan.probes:
             if (probe.name, number) not in done and probe.name not in passed:
                 yield probe, number, probe.name not in known
+        if all(unit.round != number for unit in units):
+            return  # nothing was worth measuring in it, and so nothing will be in later ones
 
 
 def _given_up(units: list[Unit]) -> set[str]:
@@ -226,7 +242,12 @@ class _Child:
         # The packages may be importable only because of where this process was started.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package, no shell
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,  # Ctrl-C in a terminal is for this process alone, which ends that one
         )
         return self._process
 

@@ -19,6 +19,7 @@ MAX_STOLEN = 0.03  # share of processor time lost to a hypervisor
 MAX_WAITED = 0.05  # time that threads waited for a processor, over the unit's time
 MAX_CANARY_SWING = 1.12  # largest over smallest canary block within the unit
 MAX_CANARY_LEVEL = 1.15  # its canary over that of the other units; smaller drift is divided out
+MAX_OWN_LEVEL = 1.25  # its network over what that took in the best quarter of any round, both over the canary
 MAX_GAP = 0.1  # of the median, between two neighbours of the sorted times that part them into two crowds
 MIN_CROWD = 0.25  # share of the times that makes a crowd
 MIN_RUNS_OF_CROWDS = 12  # fewer say nothing about crowds
@@ -39,12 +40,11 @@ def disturbed(unit: Unit) -> bool:
     Args:
         unit: a measured unit.
     """
-    blocks = _canary_blocks(unit)
     return (
         bool(unit.conditions.get("throttled"))
-        or unit.stolen > MAX_STOLEN
-        or unit.waited > MAX_WAITED
-        or max(blocks) > MAX_CANARY_SWING * min(blocks)
+        or (unit.stolen is not None and unit.stolen > MAX_STOLEN)
+        or (unit.waited is not None and unit.waited > MAX_WAITED)
+        or _swings(unit)
         or two_crowds(unit.total_us)
     )
 
@@ -75,7 +75,27 @@ def contaminated(units: Iterable[Unit]) -> set[tuple[str, int]]:
     if not calm:
         return alone
     usual = statistics.median(calm)
-    return alone | {key for key, level in levels.items() if level > MAX_CANARY_LEVEL * usual}
+    slow = {key for key, level in levels.items() if level > MAX_CANARY_LEVEL * usual}
+    return alone | slow | _beyond_their_best([unit for unit in measured if (unit.probe, unit.round) not in slow])
+
+
+def _beyond_their_best(units: Sequence[Unit]) -> set[tuple[str, int]]:
+    """Return units whose network took much longer than it can: what slows large networks may spare the canary."""
+    steady = [unit for unit in units if not _swings(unit)]
+    best: dict[str, float] = {}
+    for unit in steady:
+        quarter = sorted(unit.total_us)[math.ceil(MIN_CROWD * len(unit.total_us)) - 1] / canary_level_us(unit)
+        best[unit.probe] = min(best.get(unit.probe, quarter), quarter)
+    return {
+        (unit.probe, unit.round)
+        for unit in steady
+        if statistics.median(unit.total_us) / canary_level_us(unit) > MAX_OWN_LEVEL * best[unit.probe]
+    }
+
+
+def _swings(unit: Unit) -> bool:
+    blocks = _canary_blocks(unit)
+    return max(blocks) > MAX_CANARY_SWING * min(blocks)
 
 
 def _canary_blocks(unit: Unit) -> list[float]:

@@ -26,7 +26,7 @@ from deepmad_hw.measurement import Environment
 from profilers import environment, gpu_sensors, tensorrt
 from profilers.backend import NodeTimes, Session, Settings
 from profilers.cuda import WholeSession, Work
-from profilers.engine_manifest import ENGINE_SUFFIX, Manifest, manifest_path, read_engine, sealed
+from profilers.engine_manifest import ENGINE_SUFFIX, REBUILD, Manifest, manifest_path, read_engine, sealed
 from profilers.joining import owner
 from profilers.plan import Plan, Probe
 from profilers.tensorrt import EngineSettings
@@ -318,11 +318,11 @@ def infer(file: Path, images: Any) -> tuple[Manifest, list[Any]]:
         images: (images, channels, height, width), of any number.
 
     Raises:
-        InputFileError: the engine was not built here, or does not take the images.
+        InputFileError: the engine was not built here, for this card and library, or does not take the images.
         MissingExtraError: its library or a GPU is missing.
     """
     manifest, plan = read_engine(file)
-    _card(tensorrt.require(manifest.flavour))
+    _require_made_for(manifest, _card(tensorrt.require(manifest.flavour)), flavour=manifest.flavour, where=str(file))
     fixed = manifest.tensors[0].shape[0]
     size = fixed if fixed > 0 else manifest.profiles[0].usual[0]
     loaded = LoadedEngine(
@@ -361,6 +361,20 @@ def _card(flavour: str) -> gpu_sensors.Card:
     return card
 
 
+def _require_made_for(manifest: Manifest, card: gpu_sensors.Card, *, flavour: str, where: str) -> None:
+    """Refuse an engine of another library or card: what takes it apart expects its own."""
+    trt, _ = tensorrt.library(flavour)
+    pairs = [("", tensorrt.TITLES[manifest.flavour], tensorrt.TITLES[flavour])]
+    pairs += [("version ", manifest.version, str(trt.__version__))]
+    if manifest.gpu != "none":  # RTX builds without a card, for any
+        pairs += [("", manifest.gpu, card.name), ("capability ", manifest.compute_capability, card.compute_capability)]
+    for what, made_for, here in pairs:
+        if made_for != here:
+            raise InputFileError(
+                f"the engine was built for {what}{made_for}, here is {what}{here}", where=where, hint=REBUILD
+            )
+
+
 def engine_of(plan: Plan, probe: Probe, *, flavour: str, card: gpu_sensors.Card) -> bytes:
     """Return a probe's engine: as it lies there, as it was built before for this card, or built now.
 
@@ -369,10 +383,15 @@ def engine_of(plan: Plan, probe: Probe, *, flavour: str, card: gpu_sensors.Card)
         probe: an ONNX file, or an engine that was built here.
         flavour: the library.
         card: what it is for.
+
+    Raises:
+        InputFileError: the engine that lies there was not built here, for this card and library.
     """
     file = plan.path(probe)
     if file.suffix == ENGINE_SUFFIX:
-        return read_engine(file)[1]
+        manifest, data = read_engine(file)
+        _require_made_for(manifest, card, flavour=flavour, where=str(file))
+        return data
     kept = plan.folder / "engines" / f"{probe.name}{ENGINE_SUFFIX}"
     trt, _ = tensorrt.library(flavour)
     wanted = (flavour, str(trt.__version__), card.name, card.driver, _sha256(file))

@@ -37,7 +37,14 @@ class Rhythm:
 
 
 def time_unit(
-    probe: str, number: int, *, canary: Session, whole: Session, profiled: Session | None, rhythm: Rhythm
+    probe: str,
+    number: int,
+    *,
+    canary: Session,
+    whole: Session,
+    profiled: Session | None,
+    rhythm: Rhythm,
+    scripted: bool = False,
 ) -> Unit:
     """Return one probe's times, canary runs, whole runs and profiled runs taking turns.
 
@@ -48,12 +55,13 @@ def time_unit(
         whole: the loaded probe, unprofiled.
         profiled: the loaded probe with its profiler on, or None; it is finished here.
         rhythm: how the time is spent.
+        scripted: whether the times are a script's, which does not feel what this machine does meanwhile.
 
     Raises:
         InputFileError: the profiler tells no time of any node.
     """
     canary_us: list[float] = []
-    whole_runs, profiled_runs = _Runs(whole), _Runs(profiled)
+    whole_runs, profiled_runs = _Runs(whole, scripted=scripted), _Runs(profiled, scripted=scripted)
     stolen_before, ticks_before = stolen_and_total_ticks()
     for _ in range(WARM_UP_RUNS):
         canary.run()
@@ -66,7 +74,7 @@ def time_unit(
         whole_runs.take(runs)
         profiled_runs.take(runs)
     canary_us += _canary_block(canary)
-    waited = max(0, waited_ns() - waited_before) / (time.monotonic_ns() - begin)
+    waited = _share(waited_before, waited_ns(), time.monotonic_ns() - begin)
     nodes = profiled.finish() if profiled is not None else NodeTimes()
     if profiled is not None and not any(map(any, nodes.us.values())):
         raise InputFileError("the runtime's profile tells no time of any of its layers", where=probe)
@@ -78,9 +86,18 @@ def time_unit(
         total_us=tuple(whole_runs.undisturbed(whole_runs.us)),
         nodes_us={name: tuple(profiled_runs.undisturbed(values[WARM_UP_RUNS:])) for name, values in nodes.us.items()},
         operations=nodes.operations,
-        waited=waited,
-        stolen=(stolen - stolen_before) / max(ticks - ticks_before, MIN_TICKS),
+        waited=0.0 if scripted else waited,
+        stolen=0.0
+        if scripted
+        else _share(stolen_before, stolen, max(ticks - ticks_before, MIN_TICKS))
+        if ticks
+        else None,
     )
+
+
+def _share(before: int | None, after: int | None, whole: int) -> float | None:
+    """Return a counter's growth over a whole, or None where nobody counts."""
+    return None if before is None or after is None else max(0, after - before) / whole
 
 
 def _canary_block(canary: Session) -> list[float]:
@@ -91,8 +108,8 @@ def _canary_block(canary: Session) -> list[float]:
 class _Runs:
     """Timed runs of a session, and which of them the system interrupted for other work."""
 
-    def __init__(self, session: Session | None) -> None:
-        self._session = session
+    def __init__(self, session: Session | None, *, scripted: bool) -> None:
+        self._session, self._scripted = session, scripted
         self.us: list[float] = []
         self._interrupted: list[bool] = []
 
@@ -107,7 +124,8 @@ class _Runs:
         for _ in range(count):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
             self.us.append(self._session.run())
-            self._interrupted.append(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > before)
+            after = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+            self._interrupted.append(after > before and not self._scripted)
 
     def undisturbed(self, values: Sequence[float]) -> list[float]:
         """Return the values of runs that were not interrupted; all of them if fewer than `MIN_CLEAN_RUNS` are left."""

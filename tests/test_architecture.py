@@ -22,6 +22,11 @@ def test_total_stride_is_the_product_of_all_strides():
     assert network(stem=Stem(out=8, stride=1), stages=(flat,)).total_stride == 1
 
 
+def test_a_network_without_end_is_refused():
+    with pytest.raises(ConfigError, match="stages: expected at most 10000 blocks, got 1000000002"):
+        network(stages=(STAGE, dataclasses.replace(STAGE, depth=10**9)))
+
+
 def test_defaults_are_an_rgb_image_and_a_thousand_classes():
     made = network()
     assert (made.in_channels, made.classes, made.head, made.activation) == (3, 1000, None, None)
@@ -56,6 +61,8 @@ def test_records_take_keywords_only():
         ("kernel", 2.5),
         ("stride", 3),
         ("stride", 0),
+        ("stride", 1.0),
+        ("stride", True),
         ("depth", 0),
         ("depth", 1.5),
     ],

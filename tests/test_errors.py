@@ -3,6 +3,8 @@
 import inspect
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepmad_hw import errors
 
@@ -43,3 +45,13 @@ def test_missing_parts_leave_no_punctuation():
     assert str(errors.ConfigError("no such table")) == "no such table"
     assert str(errors.ConfigError("no such table", where="x")) == "x: no such table"
     assert str(errors.ConfigError("no such table", hint="name another")) == "no such table; name another"
+
+
+@given(what=st.text(), where=st.none() | st.text(), hint=st.none() | st.text())
+def test_whatever_a_name_holds_an_error_is_one_line_that_no_terminal_obeys(what, where, hint):
+    line = str(errors.InputFileError(what, where=where, hint=hint))
+    assert line.isprintable()
+
+
+def test_control_characters_are_shown_as_spaces_or_escapes():
+    assert str(errors.ConfigError("no table", where="a\n\x1b[2J.csv")) == "a \\x1b[2J.csv: no table"

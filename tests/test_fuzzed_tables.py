@@ -4,6 +4,8 @@ import hashlib
 import json
 import random
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -178,3 +180,198 @@ def test_a_fuzzed_table_is_read_or_refused_in_one_line(tmp_path, capsys, tries):
             refused += 1
             assert (code, bool(ONE_LINE.fullmatch(told))) == (EXIT_INPUT_FILE, True), (seed, code, told)
     assert refused > 0.8 * len(tries)
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+MOST_SECONDS = 2.0  # of processor time
+MOST_BYTES = 512 * 2**20
+
+# A command in a process of its own, and what it took: seconds of processor time, and KiB. The outer process is small,
+# because what a process counts as its peak begins with its parent's size.
+MEASURED = """
+import json, resource, subprocess, sys
+command = [sys.executable, "-c", "import sys; from deepmad_hw.cli import main; sys.exit(main())", *sys.argv[1:]]
+done = subprocess.run(command, capture_output=True, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([done.returncode, done.stderr, used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
+
+SPACE = """\
+space:
+  family: bottleneck
+  resolution: 64
+  classes: 10
+  stem: {out: [16, 24]}
+  stages:
+    - {stride: 2, out: [32, 64], bottleneck: [8, 16], depth: [1, 2]}
+"""
+
+
+def first_row(**cells):
+    """Return a change of one cell of the first row, and of the columns that follow from it."""
+
+    def change(folder, csv, side):
+        rows = [line.split(",") for line in csv.decode().splitlines()]
+        for column, text in cells.items():
+            rows[1][COLUMNS.index(column)] = text
+        return forged(folder, "\n".join(",".join(row) for row in rows).encode() + b"\n", csv, side)
+
+    return change
+
+
+def forged(folder, new, old, side):
+    (folder / "mine.csv").write_bytes(new)
+    sums = (hashlib.sha256(data).hexdigest().encode() for data in (old, new))
+    (folder / "mine.json").write_bytes(side.replace(*sums))
+    return "table", "show", "mine.csv"
+
+
+def one_layer_twice(folder, csv, side):
+    return forged(folder, csv + csv.splitlines(keepends=True)[1], csv, side)
+
+
+def one_key_twice(folder, csv, side):
+    (folder / "mine.json").write_bytes(side.replace(b"{", b'{"name": "another",', 1))
+    return "table", "show", "mine.csv"
+
+
+def too_few_rows_for_the_space(folder, csv, side):
+    (folder / "space.yaml").write_text(SPACE)
+    return "design", "space.yaml", "--method", "fast", "--latency", "mine.csv=5ms"
+
+
+def ten_million_rows(folder, csv, side):
+    lines = csv.splitlines(keepends=True)
+    shortest = min(lines[1:], key=len)
+    with (folder / "mine.csv").open("ab") as file:
+        for _ in range(100):
+            file.write(shortest * 100_000)
+    return "table", "show", "mine.csv"
+
+
+def a_million_rows_of_one_layer(folder, csv, side):
+    lines = csv.splitlines(keepends=True)
+    return forged(folder, csv + min(lines[1:], key=len) * 1_000_000, csv, side)
+
+
+def deep_lists(folder, csv, side):
+    (folder / "mine.json").write_bytes(side.replace(b'"notes": []', b'"notes": ' + b"[" * 10**6 + b"]" * 10**6))
+    return "table", "show", "mine.csv"
+
+
+def deep_objects(folder, csv, side):
+    deep = b'{"a": ' * 10**6 + b"1" + b"}" * 10**6
+    (folder / "mine.json").write_bytes(side.replace(b'"notes": []', b'"notes": ' + deep))
+    return "table", "show", "mine.csv"
+
+
+def a_mark_of_byte_order(folder, csv, side):
+    return forged(folder, b"\xef\xbb\xbf" + csv, csv, side)
+
+
+def a_mark_of_byte_order_in_the_sidecar(folder, csv, side):
+    (folder / "mine.json").write_bytes(b"\xef\xbb\xbf" + side)
+    return "table", "show", "mine.csv"
+
+
+def aliases_that_stand_for_billions(folder, csv, side):
+    lines = ["a0: &a0 {mean: 1.0}"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 40)]
+    (folder / "lut.yaml").write_text("\n".join(lines) + "\n")
+    return "table", "import", "once-for-all", "lut.yaml", "--out", "new.csv"
+
+
+def a_whole_number_of_a_million_digits(folder, csv, side):
+    (folder / "mine.json").write_bytes(side.replace(b'"cores": 1', b'"cores": ' + b"9" * 10**6))
+    return "table", "show", "mine.csv"
+
+
+def one_row_in_milliseconds(folder, csv, side):
+    rows = [line.split(",") for line in csv.decode().splitlines()]
+    row = max((row for row in rows[1:] if row[-1]), key=lambda row: float(row[-3]))
+    row[-1] = " ".join(f"{float(word) / 1e3:.5g}" for word in row[-1].split())
+    row[-3] = f"{float(row[-3]) / 1e3:.6g}"
+    return forged(folder, "\n".join(",".join(row) for row in rows).encode() + b"\n", csv, side)
+
+
+HAND = {
+    "nan": first_row(samples_us="nan"),
+    "inf": first_row(samples_us="inf"),
+    "minus zero": first_row(samples_us="-0.0"),
+    "negative": first_row(samples_us="-3"),
+    "zero": first_row(samples_us="0"),
+    "text": first_row(samples_us="fast"),
+    "wrong dtype": first_row(in_channels="16.0"),
+    "a huge cell": first_row(in_channels="9" * 10**6),
+    **{
+        function.__name__.replace("_", " "): function
+        for function in (
+            one_layer_twice,
+            one_key_twice,
+            too_few_rows_for_the_space,
+            ten_million_rows,
+            a_million_rows_of_one_layer,
+            deep_lists,
+            deep_objects,
+            a_mark_of_byte_order,
+            a_mark_of_byte_order_in_the_sidecar,
+            aliases_that_stand_for_billions,
+            a_whole_number_of_a_million_digits,
+            one_row_in_milliseconds,
+        )
+    },
+}
+HEAVY = (
+    "a huge cell",
+    "ten million rows",
+    "a million rows of one layer",
+    "deep lists",
+    "deep objects",
+    "aliases that stand for billions",
+    "a whole number of a million digits",
+)
+# Where no row is to blame: what is said first then.
+WITHOUT_A_ROW = {
+    "ten million rows": r"mine\.csv: larger",
+    "too few rows for the space": "mine: the table has no rows of",
+}
+
+
+def one_line_of(told, name):
+    """Hold a refusal to one line with the file, and the row and column where there are any."""
+    *progress, line = told.splitlines()
+    place = WITHOUT_A_ROW.get(name, r"(mine\.(csv|json)|lut\.yaml):\d+:\w+: ")
+    assert re.match(f"error: {place}", line), told[:500]
+    assert len(line) < 1000
+    assert progress in ([], ["solving space (fast)"])
+
+
+def written(folder, name):
+    """Write a bad table, and return the words that read it."""
+    path = folder / "mine.csv"
+    write_table(path, table())
+    return HAND[name](folder, path.read_bytes(), path.with_suffix(".json").read_bytes())
+
+
+@pytest.mark.promise("T5")
+@pytest.mark.parametrize("name", [name for name in HAND if name not in HEAVY])
+def test_a_bad_table_is_refused_in_one_line(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    words = written(tmp_path, name)
+    capsys.readouterr()
+    assert main(list(words)) == EXIT_INPUT_FILE
+    one_line_of(capsys.readouterr().err, name)
+
+
+@pytest.mark.promise("T5")
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_heavy_table_is_refused_soon_and_in_little_memory(tmp_path, name):
+    words = written(tmp_path, name)
+    command = [sys.executable, "-c", MEASURED, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    code, told, seconds, kib = json.loads(done.stdout)
+    assert code == EXIT_INPUT_FILE, told
+    one_line_of(told, name)
+    assert seconds < MOST_SECONDS
+    assert kib * 1024 < MOST_BYTES

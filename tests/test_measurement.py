@@ -93,7 +93,7 @@ def test_a_measured_time_has_samples(made, status):
 
 
 @pytest.mark.parametrize("made", [layer, network])
-@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan, None, True])
 def test_no_time_is_zero_negative_or_not_a_number(made, value):
     with pytest.raises(ConfigError, match="expected a time above 0 us"):
         made(5.0, value)

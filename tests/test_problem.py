@@ -14,13 +14,13 @@ def test_nothing_is_limited_by_default():
 
 
 @pytest.mark.parametrize("field", ["macs", "params", "memory_bytes", "rho"])
-@pytest.mark.parametrize("value", [0, -1.5, math.inf, math.nan])
+@pytest.mark.parametrize("value", [0, -1.5, math.inf, math.nan, True, 2**53 + 1])
 def test_limits_nothing_can_keep_are_refused(field, value):
     with pytest.raises(ConfigError, match=rf"^{field}: expected a number above 0"):
         Limits(**{field: value})
 
 
-@pytest.mark.parametrize("budget_ms", [0, -3, math.inf, math.nan])
+@pytest.mark.parametrize("budget_ms", [0, -3, math.inf, math.nan, None])
 def test_a_budget_is_a_time(budget_ms):
     with pytest.raises(ConfigError, match=r"^latency:board: expected a number above 0"):
         LatencyLimit(table="board", budget_ms=budget_ms)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_numbers import ODD_NUMBERS, numbers_in, put
 
 from deepmad_hw import check, serde
 from deepmad_hw.architecture import Architecture, Head, Stage, Stem
-from deepmad_hw.errors import InputFileError
+from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.jsonfile import dumps, parse_json
 from deepmad_hw.problem import LatencyLimit, Limits, Problem
 from deepmad_hw.solution import (
@@ -172,6 +173,34 @@ def test_any_solution_comes_back_equal_and_writes_the_same_text_again(solution):
     assert back == solution
     assert back.timings_ms == solution.timings_ms
     assert dumps(serde.solution_to_json(back)) == text
+
+
+def problem_of(space):
+    return serde.ProblemFile(problem=Problem(name="p", space=space, limits=Limits()))
+
+
+@pytest.mark.parametrize(
+    ("records", "file_of"),
+    [(problem_files, lambda file: file), (spaces, problem_of), (architectures, None)],
+    ids=["problem", "space", "architecture"],
+)
+@settings(max_examples=200)
+@given(data=st.data())
+def test_any_number_in_a_record_is_refused_in_one_line_or_comes_back_equal(records, file_of, data):
+    record = data.draw(records)
+    path = data.draw(st.sampled_from(list(numbers_in(record))))
+    try:
+        changed = put(record, path, data.draw(ODD_NUMBERS))
+    except ConfigError as error:
+        line, what, where = str(error), error.what, error.where
+        assert line.isprintable()
+        assert what.startswith("expected ") or where == "resolution"
+        return
+    if file_of is None:
+        assert serde.architecture_from_json(through_text(serde.architecture_to_json(changed))) == changed
+    else:
+        file = file_of(changed)
+        assert serde.problem_from_json(through_text(serde.problem_to_json(file))) == file
 
 
 def small_architecture() -> Architecture:

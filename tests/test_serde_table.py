@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from odd_numbers import ODD_NUMBERS, numbers_in, put
 
 from deepmad_hw.architecture import Architecture, Head, Stage, Stem
 from deepmad_hw.errors import ConfigError, DeepmadError, InputFileError, StorageError
 from deepmad_hw.layer import ACTIVATIONS, LayerSpec
-from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.measurement import PRECISIONS, Environment, LayerMeasurement, NetworkMeasurement
 from deepmad_hw.serde_table import COLUMNS, read_table, sidecar_path, write_table
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 
@@ -98,21 +99,95 @@ failed = st.builds(
 )
 
 
-@given(rows=st.lists(measured | failed, max_size=6, unique_by=lambda row: row.spec))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_table_comes_back_to_five_digits(tmp_path, rows):
+names = st.text(min_size=1, max_size=9)
+counts = st.integers(1, 999)
+environments = st.builds(
+    Environment,
+    device=names,
+    machine=names,
+    cores=counts,
+    features=st.lists(names, max_size=3).map(tuple),
+    governor=names,
+    runtime=names,
+    runtime_version=names,
+    precision=st.sampled_from(PRECISIONS),
+    batch=counts,
+    threads=counts,
+)
+networks = st.builds(
+    CalibrationNetwork,
+    architecture=st.builds(replace, st.just(ARCHITECTURE), classes=counts, activation=st.sampled_from([None, "relu6"])),
+    measurement=st.builds(NetworkMeasurement, name=names, samples_us=st.lists(times, min_size=1).map(tuple))
+    | st.builds(NetworkMeasurement, name=names, samples_us=st.just(()), status=st.just("timeout")),
+)
+tables = st.builds(
+    LatencyTable,
+    name=names,
+    environment=environments,
+    # No two differ in their activation alone, so that some may be free.
+    rows=st.lists(measured | failed, max_size=6, unique_by=lambda row: replace(row.spec, activation="none")).map(tuple),
+    calibration=st.lists(networks, max_size=2).map(tuple),
+    measured_on=st.none() | st.just("2026-11-26"),
+    canary_us=st.none() | times,
+    notes=st.lists(names, max_size=2).map(tuple),
+    fused_activations=st.sampled_from([(), ("relu", "none"), ("none", "relu", "silu")]),
+)
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def to_five_digits(measurement):
+    return replace(measurement, samples_us=tuple(float(f"{value:.5g}") for value in measurement.samples_us))
+
+
+def as_read(table):
+    """Return a table as its files hold it: in the order of its layers, times to five digits."""
+    networks = [replace(each, measurement=to_five_digits(each.measurement)) for each in table.calibration]
+    rows = sorted(map(to_five_digits, table.rows), key=lambda row: row.spec)
+    return replace(table, rows=tuple(rows), calibration=tuple(networks))
+
+
+@given(table=tables)
+@in_one_folder
+def test_any_table_comes_back_to_five_digits_and_writes_the_same_bytes_again(tmp_path, table):
     path = tmp_path / "any.csv"
-    write_table(path, table(rows=tuple(rows)))
+    write_table(path, table)
+    written = path.read_bytes(), sidecar_path(path).read_bytes()
     found = read_table(path)
-    assert [(row.spec, row.status) for row in found.rows] == [
-        (row.spec, row.status) for row in sorted(rows, key=lambda row: row.spec)
-    ]
-    by_spec = {row.spec: row for row in rows}
-    for row in found.rows:
-        assert row.samples_us == pytest.approx(by_spec[row.spec].samples_us, rel=1e-4)
-    text = path.read_bytes()
+    assert found == as_read(table)
+    for row, given_row in zip(found.rows, sorted(table.rows, key=lambda row: row.spec), strict=True):
+        assert row.samples_us == pytest.approx(given_row.samples_us, rel=5.1e-5)
     write_table(path, found)
-    assert path.read_bytes() == text
+    assert (path.read_bytes(), sidecar_path(path).read_bytes()) == written
+
+
+@given(table=tables, chance=st.randoms(use_true_random=False))
+@in_one_folder
+def test_rows_and_keys_may_stand_in_any_order_and_columns_may_not(tmp_path, table, chance):
+    path = tmp_path / "any.csv"
+    write_table(path, table)
+    header, *rows = csv.reader(io.StringIO(path.read_text()))
+    order = chance.sample(range(len(rows)), k=len(rows))
+    forge(path, as_csv([header, *(rows[index] for index in order)]))
+    side = json.loads(sidecar_path(path).read_text())
+    sidecar_path(path).write_text(json.dumps(dict(chance.sample(list(side.items()), k=len(side)))))
+    expected = as_read(table)
+    assert read_table(path) == replace(expected, rows=tuple(expected.rows[index] for index in order))
+    columns = chance.sample(range(len(header)), k=len(header))
+    forge(path, as_csv([[row[index] for index in columns] for row in (header, *rows)]))
+    if columns != sorted(columns):
+        assert f"{path}:1:1: expected the columns" in refused(path)
+
+
+@given(table=tables, data=st.data())
+@in_one_folder
+def test_any_number_in_a_table_is_refused_or_comes_back(tmp_path, table, data):
+    path = data.draw(st.sampled_from(list(numbers_in(table))))
+    try:
+        changed = put(table, path, data.draw(ODD_NUMBERS))
+    except ConfigError:
+        return
+    write_table(tmp_path / "any.csv", changed)
+    assert read_table(tmp_path / "any.csv") == as_read(changed)
 
 
 def test_columns_say_their_unit_and_medians_are_readable(written):
@@ -135,9 +210,13 @@ def test_a_layer_seen_in_very_many_networks_is_read_back(tmp_path):
 def write_rows(path, change):
     """Change a table's CSV and make its sidecar agree, as someone does who means it."""
     rows = list(csv.reader(io.StringIO(path.read_text())))
+    forge(path, as_csv(change(rows) or rows))
+
+
+def as_csv(rows):
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(change(rows) or rows)
-    forge(path, text.getvalue().encode())
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def forge(path, data):

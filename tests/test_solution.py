@@ -1,6 +1,10 @@
 """What came out, and how sure that is."""
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepmad_hw.solution import ContinuousDesign, Evaluation, ScaleValue, Solution, Status
 
@@ -35,6 +39,18 @@ def test_max_rho_is_over_all_scales():
 
 def test_gap_is_relative_to_the_checked_objective():
     assert solution(evaluation=EVALUATION, bound=1005.0).gap == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(("objective", "expected"), [(-100.0, 0.5), (0.0, None)])
+def test_gap_beside_a_worthless_design_is_still_a_distance(objective, expected):
+    assert solution(evaluation=replace(EVALUATION, objective=objective), bound=-50.0).gap == expected
+
+
+@given(*(st.floats(-1e9, 1e9, allow_subnormal=False) for _ in range(2)))
+def test_gap_is_negative_only_where_the_bound_lies_below_the_design(objective, bound):
+    gap = solution(evaluation=replace(EVALUATION, objective=objective), bound=bound).gap
+    assert (gap is None) == (objective == 0)
+    assert gap is None or (gap < 0) == (bound < objective)
 
 
 @pytest.mark.parametrize("known", [{}, {"bound": 1005.0}, {"evaluation": EVALUATION}, {"continuous": CONTINUOUS}])

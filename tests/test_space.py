@@ -1,6 +1,7 @@
 """Grids, depths and rules of a space."""
 
 import dataclasses
+import math
 
 import pytest
 from hypothesis import given
@@ -151,6 +152,13 @@ def test_ratio_bounds_hold_at_the_bound_in_floats():
         ({"stages": ()}, "stages"),
         ({"bottleneck_ratio": (0.0, 1.0)}, "bottleneck_ratio"),
         ({"bottleneck_ratio": (2.0, 1.0)}, "bottleneck_ratio"),
+        ({"bottleneck_ratio": (0.5, math.inf)}, "bottleneck_ratio"),
+        ({"max_growth": math.nan}, "max_growth"),
+        ({"max_growth": 0}, "max_growth"),
+        ({"in_channels": 0}, "in_channels"),
+        ({"classes": -1}, "classes"),
+        ({"stem_kernel": 4}, "stem_kernel"),
+        ({"stem_stride": 3}, "stem_stride"),
         ({"resolution": (36, 64)}, "resolution"),
     ],
 )
@@ -171,6 +179,10 @@ def test_spaces_that_hold_no_network_are_refused(changes, where):
         ({"stride": 3}, "stride"),
         ({"depth": (0, 3)}, "depth"),
         ({"depth": (3, 2)}, "depth"),
+        ({"depth": (1, 2.5)}, "depth"),
+        ({"stride": 2.0}, "stride"),
+        ({"stride": True}, "stride"),
+        ({"out": (True, 16)}, "out"),
     ],
 )
 def test_stage_spaces_that_hold_no_stage_are_refused(changes, where):
@@ -219,6 +231,34 @@ def test_empty_and_endless_walks_are_refused(low, high, ratio, multiple):
 def test_an_empty_linear_grid_is_refused():
     with pytest.raises(ConfigError, match=r"grid: no multiple of 8 lies between 9 and 15"):
         linear_grid(9, 15, multiple=8)
+
+
+ends = (
+    st.sampled_from([-math.inf, math.inf, math.nan])
+    | st.floats(-1e5, 1e5, allow_subnormal=False)
+    | st.integers(-(10**5), 10**5)
+)
+
+
+@given(
+    low=ends,
+    high=ends,
+    ratio=st.sampled_from([-1.0, 0.0, 1.0, math.inf, math.nan]) | st.floats(1.01, 9),
+    step=st.integers(-2, 99),
+)
+def test_any_ends_make_a_grid_or_one_refusal(low, high, ratio, step):
+    for grid in (
+        lambda: geometric_grid(low, high, ratio=ratio, multiple=step),
+        lambda: linear_grid(low, high, multiple=step),
+    ):
+        try:
+            found = grid()
+        except ConfigError as error:
+            line = str(error)
+            assert line.startswith("grid: ")
+            continue
+        assert list(found) == sorted(set(found))
+        assert all(value >= 1 and isinstance(value, int) for value in found)
 
 
 @given(

@@ -1,9 +1,10 @@
 """Quantities as people type them."""
 
 import math
+from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepmad_hw import units
@@ -69,6 +70,7 @@ def test_throughput_is_per_second():
         (units.parse_seconds, "60", "say 60s"),
         (units.parse_count, "1.8ms", "'ms'"),
         (units.parse_count, "1.5", "no whole number"),
+        (units.parse_count, f"1.{'0' * 40}1", "no whole number"),
         (units.parse_count, "1.8g", "'g'"),
         (units.parse_bytes, "8", "say 8MiB"),
         (units.parse_bytes, "0.5B", "no whole number"),
@@ -83,6 +85,60 @@ def test_a_wrong_unit_is_one_line_that_names_the_option(parse, text, said):
     assert line.startswith("--option: ")
     assert said in line
     assert "\n" not in line
+
+
+PARSERS = {
+    units.parse_time_ms: ("ns", "us", "µs", "ms", "s"),
+    units.parse_seconds: ("ms", "s", "min", "h"),
+    units.parse_count: ("", "k", "M", "G", "T"),
+    units.parse_bytes: ("B", "kB", "MB", "GB", "KiB", "MiB", "GiB"),
+    units.parse_percent: ("%",),
+    units.parse_rate_per_s: ("/s",),
+}
+WITH_UNITS = [parse for parse in PARSERS if parse is not units.parse_count]
+words = st.text(max_size=80) | st.from_regex(r"\s?[-+]?[0-9]{1,70}[.,]?[0-9]{0,9}(e-?[0-9]{1,4})? ?[a-zA-Zµ/%]{0,4}\n?")
+numbers = st.from_regex(r"[0-9]{1,12}(\.[0-9]{1,30})?(e-?[0-9]{1,2})?", fullmatch=True)
+
+
+def quantity(parse, text):
+    """Return what a text is, or None where it is refused in one line that names the option."""
+    try:
+        return parse(text, where="--option")
+    except ConfigError as error:
+        line = str(error)
+        assert line.startswith("--option: ")
+        assert line.isprintable()
+        return None
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@settings(max_examples=200)
+@given(text=words)
+def test_any_text_is_a_quantity_or_one_line(parse, text):
+    found = quantity(parse, text)
+    assert found is None or (found >= 0 and math.isfinite(found) and text.strip()[0].isdigit())
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@given(number=numbers, data=st.data())
+def test_a_number_with_its_unit_is_that_quantity_and_order_is_kept(parse, number, data):
+    unit, other = (data.draw(st.sampled_from(PARSERS[parse])) for _ in range(2))
+    first, second = quantity(parse, f"{number}{unit}"), quantity(parse, f"{number}{other}")
+    one, two = (Fraction(parse(f"1{each}")).limit_denominator(10**9) for each in (unit, other))
+    if parse in (units.parse_count, units.parse_bytes):  # whole, or refused
+        exact = Fraction(number) * one
+        assert first == (exact if exact.denominator == 1 else None)
+    else:
+        assert first == float(Fraction(number) * one)
+        assert (one <= two) <= (first <= second)
+        assert first <= parse(f"9{number}{unit}")
+
+
+@pytest.mark.parametrize("parse", WITH_UNITS)
+@given(number=numbers)
+def test_no_number_without_its_unit_is_taken(parse, number):
+    with pytest.raises(ConfigError, match=r"^--option: '[^']*' has no unit; say "):
+        parse(number, where="--option")
 
 
 @given(st.integers(min_value=0, max_value=10**15), st.sampled_from(["", "k", "M", "G"]))
@@ -104,9 +160,24 @@ def test_any_milliseconds_come_back_unchanged(time_ms):
         (units.format_percent, units.parse_percent),
     ],
 )
-@given(value=st.floats(min_value=1e-6, max_value=1e9))
+@given(value=st.floats(min_value=1e-12, max_value=1e15))
 def test_what_is_shown_can_be_typed_back_to_four_digits(show, parse, value):
     assert math.isclose(parse(show(value)), value, rel_tol=5.1e-4)
+
+
+@pytest.mark.parametrize(
+    ("show", "parse"),
+    [
+        (units.format_time_ms, units.parse_time_ms),
+        (units.format_seconds, units.parse_seconds),
+        (units.format_percent, units.parse_percent),
+        (units.format_count, lambda text: float(units.parse_count(text))),
+    ],
+)
+@given(value=st.floats(min_value=1.0, max_value=1e12), factor=st.floats(1.0, 1.01))
+def test_the_larger_of_two_values_is_never_shown_as_the_smaller(show, parse, value, factor):
+    whole = math.floor if show is units.format_count else float
+    assert parse(show(whole(value))) <= parse(show(whole(value * factor)))
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     errors.StorageError: EXIT_STORAGE,
 }
 STOPPED = "stopped; a measurement goes on where it was when the same command is given again"
+LONGEST_LINE = 2000  # a file that is no table may hold megabytes where a name should be
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -71,7 +72,8 @@ def _explained(error: BaseException) -> tuple[int, str]:
     """Return the exit code of an error and the line that goes with it."""
     if isinstance(error, SystemExit):
         return (error.code if isinstance(error.code, int) else EXIT_UNEXPECTED), ""
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+    # Ctrl-C in the midst of loading a module comes out as the cause of another error.
+    if isinstance(error.__cause__ or error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         return EXIT_INTERRUPTED, STOPPED
     if isinstance(error, errors.DeepmadError):
         codes = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
@@ -92,4 +94,5 @@ def _usage(error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    line = " ".join(str(error).split())
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."

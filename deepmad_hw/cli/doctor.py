@@ -40,7 +40,7 @@ def _machine(found: Diagnosis) -> list[tuple[str, str]]:
         ("extensions", " ".join(found.features) or "none that matter"),
         ("governor", found.governor),
         ("load", f"{found.load:.2f}"),
-        ("stolen time", f"{found.stolen_share:.2%} since boot"),
+        ("stolen time", "unknown" if found.stolen_share is None else f"{found.stolen_share:.2%} since boot"),
         ("gpu", ", ".join(found.gpus) or "none seen"),
         ("sensors", temperatures or "none seen"),
     ]

@@ -12,7 +12,7 @@ import onnx
 from onnx import shape_inference
 
 from deepmad_hw import reference, serde
-from deepmad_hw.errors import InputFileError, NotCoveredError
+from deepmad_hw.errors import ConfigError, InputFileError, NotCoveredError
 from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_door
 from deepmad_hw.exporters.onnx_graph import (
@@ -150,9 +150,9 @@ def graph_of(path: Path) -> Graph | None:
     graph = _stated_graph(_identity(model), where=where)
     if graph is None:
         return None
-    image = tuple(size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim[1:])
+    image = [_image_shape(info) for info in model.graph.input[:1]]  # none, if the file was tampered with
     missing = {node.name for node in graph} - {node.name for node in model.graph.node}
-    if missing or image != (graph.in_channels, graph.height, graph.width):
+    if missing or image != [(graph.in_channels, graph.height, graph.width)]:
         raise InputFileError("holds another network than its own facts say", where=where, hint="export it anew")
     return replace(graph, name=path.stem)
 
@@ -204,7 +204,10 @@ def _identity(model: Any) -> dict[str, str]:
 def _stated_graph(identity: Mapping[str, str], *, where: str) -> Graph | None:
     if ARCHITECTURE_KEY in identity:
         data = parse_json(identity[ARCHITECTURE_KEY], where=where)
-        return expand(serde.architecture_from_json(data, where=where))
+        try:
+            return expand(serde.architecture_from_json(data, where=where))
+        except ConfigError as error:
+            raise InputFileError(error.what, where=where, hint=error.hint) from error
     if REFERENCE_KEY not in identity:
         return None
     try:

@@ -16,7 +16,7 @@ from typing import Any
 
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from deepmad_hw.errors import NotCoveredError
+from deepmad_hw.errors import ConfigError, NotCoveredError
 from deepmad_hw.layer import IMAGE, LayerSpec, Node
 
 Shape = tuple[int, ...]
@@ -88,7 +88,10 @@ class _Layer:
     bias: bool = False
 
     def node(self) -> Node:
-        spec = LayerSpec(op=self.op, activation=self.activation, residual=self.residual, **self.shape)
+        try:
+            spec = LayerSpec(op=self.op, activation=self.activation, residual=self.residual, **self.shape)
+        except ConfigError as error:  # shape inference lets some through that no runtime computes
+            raise NotCoveredError(f"its shapes do not meet: {error.what}", where=self.name) from error
         return Node(name=self.name, spec=spec, inputs=tuple(self.inputs), norm=self.norm, bias=self.bias)
 
 
@@ -298,7 +301,8 @@ class _Walker:
         shape, kernel = self._view.shape(op.roots[0]), tuple(op.attributes.get("kernel_shape", ()))
         if len(shape) != IMAGE_RANK:
             return f"pools {len(shape) - 2} dimensions, not 2"
-        if op.kind == "AveragePool" and kernel == shape[2:]:
+        halves = kernel == tuple(op.attributes.get("strides", ())) == (2, 2)  # a shortcut's, on whatever map
+        if op.kind == "AveragePool" and kernel == shape[2:] and not halves:
             return self._global_pool(op)
         window = self._window(op, kernel, shape)
         if isinstance(window, str):

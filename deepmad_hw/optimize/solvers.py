@@ -8,11 +8,15 @@ A linear model is compiled to matrices (Pyomo's own compiler) and handed to HiGH
 from __future__ import annotations
 
 import math
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import casadi
@@ -96,7 +100,8 @@ class CasadiIpopt:
     def solve(self) -> NlpOutcome:
         """Solve from the model's current values; load values and multipliers."""
         started = time.perf_counter()
-        point = self._solver(x0=[pyo.value(variable) for variable in self._variables], **self._bounds)
+        with _interruptible():
+            point = self._solver(x0=[pyo.value(variable) for variable in self._variables], **self._bounds)
         elapsed_ms = 1000 * (time.perf_counter() - started)
         stats = self._solver.stats()
         for variable, value in zip(self._variables, np.array(point["x"]).ravel(), strict=True):
@@ -110,6 +115,28 @@ class CasadiIpopt:
             iterations=int(stats["iter_count"]),
             solve_ms=elapsed_ms,
         )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise Ctrl-C again that casadi took for itself: IPOPT then only stops, as if it had failed."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        usual(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if seen:
+        raise KeyboardInterrupt
 
 
 def _within(value: float, low: float | None, high: float | None) -> float:

@@ -88,6 +88,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node]:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigError(f"cannot be read: {reason}", where=str(path)) from error
     try:
+        _require_short(text, path)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if isinstance(root, yaml.MappingNode):
             _require_small(root, path)
@@ -113,6 +114,18 @@ def _unshared(data: Any) -> Any:
     return [_unshared(value) for value in data] if isinstance(data, list) else data
 
 
+def _require_short(text: str, path: Path) -> None:
+    """Refuse a file of far too many values after a look at its beginning, with a parser many times as fast."""
+    with suppress(yaml.YAMLError):  # what is wrong is said when the file is read
+        for count, _ in enumerate(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
+            if count > 2 * MOST_NODES + 4:  # a value is two events at most, and so are the document and the file
+                raise _too_many(path)
+
+
+def _too_many(path: Path) -> ConfigError:
+    return ConfigError(f"holds more than {MOST_NODES} values, aliases written out", where=str(path))
+
+
 def _require_small(root: yaml.Node, path: Path) -> None:
     """Refuse files whose aliases stand for far more than they show, and keys that stand twice."""
     sizes: dict[int, int] = {}
@@ -125,7 +138,7 @@ def _require_small(root: yaml.Node, path: Path) -> None:
         return sizes[id(node)]
 
     if size(root, frozenset()) > MOST_NODES:
-        raise ConfigError(f"holds more than {MOST_NODES} values, aliases written out", where=str(path))
+        raise _too_many(path)
 
 
 def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:

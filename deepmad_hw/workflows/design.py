@@ -16,6 +16,7 @@ from deepmad_hw.jsonfile import write_json
 from deepmad_hw.latency import CONFIDENCE, LatencyModel, predict_ms, upper_ms
 from deepmad_hw.problem import LatencyLimit, Problem
 from deepmad_hw.serde import ProblemFile, TableReference
+from deepmad_hw.serde_table import sidecar_path
 from deepmad_hw.solution import METHODS, Solution, Status
 from deepmad_hw.workflows.config import LatencyRequest, Run
 from deepmad_hw.workflows.networks import DESIGN_FILE, load_network
@@ -296,16 +297,17 @@ def save_design(
 
 
 def table_sha256(path: Path) -> str:
-    """Return the sha256 of a table's file.
+    """Return the sha256 of a table: of its rows and, behind them, of its sidecar, which sets the margin of its times.
 
     Args:
-        path: the file.
+        path: the table's CSV.
 
     Raises:
         InputFileError: it cannot be read.
     """
+    side = sidecar_path(path)
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes() + (side.read_bytes() if side.is_file() else b"")).hexdigest()
     except OSError as error:
         raise InputFileError(f"cannot be read: {error.strerror}", where=str(path)) from error
 

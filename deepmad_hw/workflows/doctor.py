@@ -62,7 +62,7 @@ class Diagnosis:
         features: instruction extensions that matter for convolutions.
         governor: frequency governor, or ``unknown``.
         load: runnable processes over the last minute.
-        stolen_share: share of processor time since boot that a hypervisor gave to others.
+        stolen_share: share of processor time since boot that a hypervisor gave to others, or None if nobody tells.
         gpus: what the driver calls the GPUs.
         sensors: temperatures.
         packages: runtimes and solvers, installed or not.
@@ -77,7 +77,7 @@ class Diagnosis:
     features: tuple[str, ...]
     governor: str
     load: float
-    stolen_share: float
+    stolen_share: float | None
     gpus: tuple[str, ...]
     sensors: tuple[Sensor, ...]
     packages: tuple[Package, ...]
@@ -93,7 +93,7 @@ def diagnose() -> Diagnosis:
     """Look at this machine and at what is installed."""
     cores, governor, load = environment.usable_cores(), environment.governor(), environment.load_average()
     stolen, total = environment.stolen_and_total_ticks()
-    stolen_share = stolen / total if total else 0.0
+    stolen_share = stolen / total if total else None
     return Diagnosis(
         version=deepmad_hw.__version__,
         python=platform.python_version(),
@@ -111,19 +111,19 @@ def diagnose() -> Diagnosis:
     )
 
 
-def noise(*, cores: int, governor: str, load: float, stolen_share: float) -> tuple[str, ...]:
+def noise(*, cores: int, governor: str, load: float, stolen_share: float | None) -> tuple[str, ...]:
     """Return what makes measurements noisy, each with what to do about it.
 
     Args:
         cores: processors this process may use.
         governor: frequency governor, or ``unknown``.
         load: runnable processes over the last minute.
-        stolen_share: share of processor time that a hypervisor gave to others.
+        stolen_share: share of processor time that a hypervisor gave to others, or None if nobody tells.
     """
     found = []
     if load > MOST_LOAD_PER_CORE * cores:
         found.append(f"other programs are running (load {load:.2f} on {cores} cores): stop them or wait")
-    if stolen_share > MOST_STOLEN_SHARE:
+    if stolen_share is not None and stolen_share > MOST_STOLEN_SHARE:
         found.append(f"the host took away {stolen_share:.1%} of processor time: measure when it is quiet, or elsewhere")
     if governor == "unknown":
         found.append("the frequency governor cannot be seen (virtual machine?): expect drift of 5-10 % over minutes")

@@ -17,6 +17,8 @@ from deepmad_hw.table import LatencyTable
 
 Flat = list[dict[str, Any]]
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def export_table(table: LatencyTable, out: Path, *, form: str | None = None) -> str:
     """Write a table as one file that needs no sidecar.
@@ -70,8 +72,15 @@ def _csv(rows: Flat) -> bytes:
     columns = [name for name in (rows[0] if rows else {}) if name != "samples_us"]
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "residual": int(row["residual"])} for row in rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a cell: truth values as 0 or 1, and no name that a spreadsheet would run as a formula."""
+    if isinstance(value, bool):
+        return int(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def _parquet(rows: Flat) -> bytes:

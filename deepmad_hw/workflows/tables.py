@@ -26,8 +26,9 @@ CANARY_RUNS_OF_CHECK = 200
 # No device multiplies faster, and no memory carries more, than this; a table that implies it has another unit.
 MAX_GMACS_PER_S = 1e5
 MAX_GBYTES_PER_S = 1e4
-# What one thread of a processor can do at the very most: registers of 512 bits, matrix units, first-level caches.
-MAX_GMACS_PER_S_OF_THREAD = 500.0
+# What one thread of a processor can do at the very most: registers of 512 bits, matrix units (two thousand bytes a
+# cycle, half as many of 16 bits), first-level caches.
+MAX_GMACS_PER_S_OF_THREAD = {"fp32": 500.0, "fp16": 2000.0, "int8": 4000.0}
 # Registers of 128 bits without wider units: four floats, four units, 4 GHz; int8 takes four times as many values.
 MAX_GMACS_PER_S_OF_NARROW_THREAD = {"fp32": 100.0, "fp16": 200.0, "int8": 400.0}
 WIDE_ARM_UNITS = frozenset(("sve", "sve2", "sme", "i8mm"))
@@ -124,8 +125,8 @@ def _require_reachable(
 ) -> None:
     processor = bool(environment.features)  # instruction sets are told of processors only
     narrow = "asimd" in environment.features and not WIDE_ARM_UNITS.intersection(environment.features)
-    of_thread = MAX_GMACS_PER_S_OF_NARROW_THREAD[environment.precision] if narrow else MAX_GMACS_PER_S_OF_THREAD
-    max_gmacs_per_s = of_thread * environment.threads if processor else MAX_GMACS_PER_S
+    of_thread = MAX_GMACS_PER_S_OF_NARROW_THREAD if narrow else MAX_GMACS_PER_S_OF_THREAD
+    max_gmacs_per_s = of_thread[environment.precision] * environment.threads if processor else MAX_GMACS_PER_S
     max_gbytes_per_s = MAX_GBYTES_PER_S_OF_THREAD * environment.threads if processor else MAX_GBYTES_PER_S
     for row, speed, place in zip(rows, speeds, places, strict=True):
         if speed.gmacs_per_s > max_gmacs_per_s or speed.gbytes_per_s > max_gbytes_per_s:

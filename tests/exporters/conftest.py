@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepmad_hw import reference, serde
+from deepmad_hw import families, reference, serde
 from deepmad_hw.architecture import Architecture, Head, Stage, Stem
 from deepmad_hw.expand import expand
 from deepmad_hw.exporters.weights import initial_weights, read_weights
@@ -58,6 +58,42 @@ def small():
 def published():
     """Return a function: name -> published architecture."""
     return _published
+
+
+def _drawn(number):
+    """Any family and activation in turn, any shape: odd widths, unequal sides, with and without head and classes."""
+    chance = np.random.default_rng(number)
+    family = families.names()[number % len(families.names())]
+    activations = families.get(family).activations
+    return Architecture(
+        family=family,
+        resolution=(int(chance.choice([64, 128])), int(chance.choice([64, 192]))),
+        stem=Stem(out=int(chance.integers(4, 40)), kernel=int(chance.choice([1, 3, 5])), stride=_stride(chance)),
+        stages=tuple(
+            Stage(
+                out=int(chance.integers(4, 40)),
+                bottleneck=int(chance.integers(4, 40)),
+                kernel=int(chance.choice([1, 3, 5, 7])),
+                stride=_stride(chance),
+                depth=int(chance.integers(1, 4)),
+            )
+            for _ in range(chance.integers(1, 6))
+        ),
+        head=chance.choice([None, Head(out=33), Head(out=16, kernel=3)]),
+        in_channels=int(chance.integers(1, 5)),
+        classes=int(chance.choice([0, 1, 10, 10])),
+        activation=[None, *activations][number // len(families.names()) % (1 + len(activations))],
+    )
+
+
+def _stride(chance):
+    return int(chance.integers(1, 3))
+
+
+@pytest.fixture
+def drawn():
+    """Return a function: any number -> random architecture."""
+    return _drawn
 
 
 @pytest.fixture

@@ -1,17 +1,21 @@
 """Any ONNX graph is walked: what a runtime merges is one layer, what no table holds is listed, nothing is dropped."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
+from any_network import architectures
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from deepmad_hw import costs, families, reference
 from deepmad_hw.errors import NotCoveredError
 from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_read
-from deepmad_hw.exporters.onnx_graph import export_model, initial_weights
+from deepmad_hw.exporters.onnx_graph import export_model, initial_weights, to_onnx
 from deepmad_hw.exporters.onnx_walk import walk
 
 
@@ -439,3 +443,150 @@ def test_multiply_adds_of_the_walk_are_those_of_the_file():
     model = export_model(graph, initial_weights(graph))
     nodes = walk(model).nodes
     assert costs.macs(replace(graph, nodes=nodes)) == onnx_read.counts(model).macs
+
+
+# --- any network ----------------------------------------------------------------------------------------------------
+
+
+def shapes_only(name, shape):
+    return TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT)
+
+
+@settings(max_examples=100)
+@given(architectures(), st.booleans(), st.sampled_from([1, 8, "n"]))
+def test_the_walk_of_any_exported_network_is_that_network(architecture, fold_norm, batch):
+    graph = expand(architecture)
+    model = to_onnx(graph, shapes_only, fold_norm=fold_norm, batch=batch)
+    found = walk(model)
+    assert (found.uncovered, found.notes) == ((), ())
+    assert kept(found.nodes) == kept(graph)
+    assert fold_norm or found.nodes == graph.nodes
+    assert costs.macs(replace(graph, nodes=found.nodes)) == costs.macs(architecture) == onnx_read.counts(model).macs
+
+
+def scrambled(model, chance, opset):
+    """Return a model with other names, in another order that still runs, and what its operations are called now."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    tensors = {name for node in graph.node for name in (*node.input, *node.output)}
+    numbers = chance.sample(range(len(tensors)), k=len(tensors))
+    tensor = {name: f"t{number}" for name, number in zip(sorted(tensors), numbers, strict=True)}
+    names = {node.name: f"n{number}" for number, node in enumerate(chance.sample(list(graph.node), k=len(graph.node)))}
+    for node in graph.node:
+        node.name = names[node.name]
+        node.input[:] = [tensor[name] for name in node.input]
+        node.output[:] = [tensor[name] for name in node.output]
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = tensor[value.name]
+    known, waiting, ordered = {value.name for value in (*graph.input, *graph.initializer)}, list(graph.node), []
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(node.input)]
+        ordered.append(chance.choice(ready))
+        known.update(ordered[-1].output)
+        waiting.remove(ordered[-1])
+    del graph.node[:]
+    graph.node.extend(ordered)
+    copy.opset_import[0].version = opset
+    return copy, names
+
+
+# All operations that the exporter writes are the same in these; 20 is what it writes.
+@settings(max_examples=100)
+@given(architectures(), st.booleans(), st.randoms(use_true_random=False), st.sampled_from([18, 19, 20, 21, 22]))
+def test_neither_names_nor_order_nor_version_change_what_is_walked(architecture, fold_norm, chance, opset):
+    graph = expand(architecture)
+    model, names = scrambled(to_onnx(graph, shapes_only, fold_norm=fold_norm), chance, opset)
+    found = walk(model)
+    names["image"] = "image"
+    expected = {names[node.name]: (node.spec, [names[source] for source in node.inputs]) for node in graph}
+    assert found.uncovered == ()
+    assert {node.name: (node.spec, list(node.inputs)) for node in found.nodes} == expected
+
+
+def macs_by_operation(model):
+    """Return the multiply-adds of every operation with weights, straight from the file's own shapes."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    shapes = {info.name: [size.dim_value for size in info.type.tensor_type.shape.dim] for info in inferred.value_info}
+    shapes |= {info.name: [size.dim_value for size in info.type.tensor_type.shape.dim] for info in inferred.output}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
+    weighted = [node for node in inferred.node if node.op_type in ("Conv", "Gemm")]
+    return {node.name: math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:]) for node in weighted}
+
+
+def dilated(graph, node):
+    """Let a window look twice as far; what it returns has the same shape."""
+    changed = {"dilations": [2, 2], "pads": [size // 2 * 2 for size in attribute(node, "kernel_shape")] * 2}
+    kept = [item for item in node.attribute if item.name not in changed]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in changed.items())])
+
+
+def weighed(graph, node):
+    """Let weights depend on the image."""
+    mean = f"{node.name}.mean"
+    before = [
+        helper.make_node("ReduceMean", [graph.input[0].name], [mean], name=mean, keepdims=0),
+        helper.make_node("Mul", [node.input[1], mean], [f"{node.name}.new"], name=f"{node.name}.new"),
+    ]
+    at = list(graph.node).index(node)
+    rest = list(graph.node)[at:]
+    del graph.node[at:]
+    graph.node.extend([*before, *rest])
+    graph.node[at + 2].input[1] = f"{node.name}.new"
+
+
+def bent(graph, node):
+    """Put an operation that no table holds behind one, where all its readers read it."""
+    inner = f"{node.name}.straight"
+    at = list(graph.node).index(node)
+    rest = list(graph.node)[at + 1 :]
+    outer = node.output[0]
+    del graph.node[at + 1 :]
+    graph.node.extend([helper.make_node("Softsign", [inner], [outer], name=f"{node.name}.bent"), *rest])
+    graph.node[at].output[0] = inner
+
+
+def attribute(node, name):
+    return next(list(item.ints) for item in node.attribute if item.name == name)
+
+
+@settings(max_examples=100)
+@given(architectures(), st.data())
+def test_no_operation_with_weights_is_dropped_in_silence(architecture, data):
+    """Whatever is done to a network, its multiply-adds are those of the layers and of what is listed as uncovered."""
+    model = to_onnx(expand(architecture), shapes_only)
+    windows = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    spoilt = set()
+    for name in data.draw(st.lists(st.sampled_from(windows), max_size=3, unique=True)):
+        node = next(node for node in model.graph.node if node.name == name)
+        change = data.draw(st.sampled_from([dilated, weighed, bent]))
+        change(model.graph, node)
+        spoilt |= {f"{name}.bent"} if change is bent else {name}
+    found = walk(model)
+    listed = {line.split(": ")[0] for line in found.uncovered}
+    counted = macs_by_operation(model)
+    layers = {node.name: costs.layer_macs(node.spec) for node in found.nodes}
+    assert spoilt <= listed
+    assert not listed & set(layers)
+    assert {name: layers.get(name, counted[name]) for name in counted} == counted
+    assert counted.keys() - layers.keys() <= listed
+
+
+sides = st.integers(1, 17)
+pads = st.integers(0, 3)
+
+
+@settings(max_examples=300)
+@given(st.tuples(sides, sides), st.integers(1, 8), st.integers(1, 4), st.tuples(pads, pads, pads, pads), st.booleans())
+def test_any_window_costs_what_the_file_says_or_is_listed(size, kernel, stride, padding, depthwise):
+    drawing = Drawing(1, 8, *size)
+    drawing.conv(8, 8, kernel=kernel, strides=[stride] * 2, pads=padding, group=8 if depthwise else 1, name="window")
+    model = drawing.model()
+    if any(side + before + after < kernel for side, before, after in zip(size, padding, padding[2:], strict=False)):
+        return  # it fits nowhere
+    found = walk(model)
+    if found.nodes:
+        assert costs.layer_macs(found.nodes[0].spec) == macs_by_operation(model)["window"]
+    else:
+        assert found.uncovered[0].startswith("window: pads ")

@@ -1,4 +1,4 @@
-"""Small random problems and their answers by brute force, for the tests and for `benchmarks/certified.py`."""
+"""Small random problems and their answers by brute force, and some that are too large for it."""
 
 import math
 import time
@@ -122,6 +122,17 @@ def small_space(
 def small_problem(family, shape, seed, *, budgets=("one",), memory=True, quantile=0.4, penalty="std"):
     """Return a small problem with limits at a quantile of its own designs, and its tables."""
     space = small_space(family, seed=seed, **{"widths": 2, "inner": 2, "depth": 2, **SHAPES[shape]})
+    return _limited(space, seed, budgets=budgets, memory=memory, quantile=quantile, penalty=penalty)
+
+
+def medium_problem(index):
+    """Return the n-th random problem of some billion designs, too many to look at each, and its tables."""
+    family = families.names()[index % len(families.names())]
+    space = small_space(family, seed=index, stages=4, widths=6, inner=5, depth=8)
+    return _limited(space, index, budgets=("one",), memory=False, quantile=0.4, penalty="std")
+
+
+def _limited(space, seed, *, budgets, memory, quantile, penalty):
     models = {name: MadeUpTable(name=name, seed=seed + i) for i, name in enumerate(budgets)}
     free = coefficients(Problem(name="free", space=space, limits=Limits()), {})
     truths = [check.evaluate(free.decode(design), models=models) for design in sample_designs(free, 40, seed=1)]

@@ -1,9 +1,11 @@
-"""A tenth of `benchmarks/certified.py`: proofs and smallest reachable values against all designs of small spaces."""
+"""Proofs and smallest reachable values against all designs of small spaces."""
 
 from dataclasses import replace
 
 import pytest
 from small_problems import (
+    LONG_S,
+    MOST_DESIGNS,
     SHAPES,
     VARIANTS,
     all_designs,
@@ -22,9 +24,9 @@ from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.solve import solve
 from deepmad_hw.solution import Status
 
+# The n-th problem has family n % 4 and shape n // 4 % 8: in steps of 37 any twenty meet every family and every shape.
+PROBLEMS, STEP = 200, 37
 FAMILIES = len(families.names())
-# The n-th problem has family n % 4 and shape n // 4 % 8: twenty that meet every family and every shape.
-TENTH = [FAMILIES * (k % len(SHAPES)) + (k + k // len(SHAPES)) % FAMILIES for k in range(20)]
 
 
 @pytest.fixture(autouse=True)
@@ -33,17 +35,28 @@ def short_search(monkeypatch):
     monkeypatch.setattr(solving, "KICKS_BEFORE_PROOF", 2)
 
 
-@pytest.mark.parametrize("index", TENTH)
-def test_proved_optimum_is_the_best_of_all_designs(index):
-    variant = list(VARIANTS)[(index + index // FAMILIES) % len(VARIANTS)]
-    problem, models = feasible_problem(index, variant)
-    assert optimum_faults(problem, models) == []
+@pytest.mark.promise("T11", PROBLEMS)
+def test_proved_optimum_is_the_best_of_all_designs(tries, request):
+    """Each space with one kind of limits in turn; under `--stress` with every kind."""
+    every, faults = request.config.getoption("--stress"), {}
+    indices = [STEP * number % PROBLEMS for number in tries]
+    for index in indices:
+        for variant in VARIANTS if every else [list(VARIANTS)[(index + index // FAMILIES) % len(VARIANTS)]]:
+            problem, models = feasible_problem(index, variant)
+            assert count_designs(problem.space) <= MOST_DESIGNS
+            faults[index, variant] = optimum_faults(problem, models) + table_faults(problem, models)
+    assert {case: found for case, found in faults.items() if found} == {}
+    assert {index // FAMILIES % len(SHAPES) for index in indices} == set(range(len(SHAPES)))
+    assert {variant for _, variant in faults} == set(VARIANTS)
 
 
-@pytest.mark.parametrize("index", range(10))
-def test_infeasible_limits_come_with_the_smallest_values_that_work(index):
-    problem, models = infeasible_problem(index)
-    assert needs_faults(problem, models, solve(problem, models)) == []
+@pytest.mark.promise("T12", 200)
+def test_infeasible_limits_come_with_the_smallest_values_that_work(tries):
+    faults = {}
+    for index in tries:
+        problem, models = infeasible_problem(index)
+        faults[index] = needs_faults(problem, models, solve(problem, models, time_limit_s=LONG_S))
+    assert {index: found for index, found in faults.items() if found} == {}
 
 
 def test_memory_that_is_the_same_in_every_design_counts_too():
@@ -75,11 +88,6 @@ def test_limits_that_no_single_one_can_mend_get_a_common_factor():
     solution = solve(problem, models)
     assert [(tight.limit, tight.unit) for tight in solution.tightest] == [("all limits", "times")]
     assert needs_faults(problem, models, solution) == []
-
-
-@pytest.mark.parametrize("index", TENTH[::7])
-def test_what_brute_force_reads_is_what_the_checker_says(index):
-    assert table_faults(*feasible_problem(index, "memory and a table")) == []
 
 
 def test_stride_one_stages_have_first_blocks_that_may_add_their_input():

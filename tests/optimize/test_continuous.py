@@ -1,14 +1,20 @@
+import functools
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pyomo.environ as pyo
 import pytest
+from small_problems import small_problem
 
-from deepmad_hw import check, families
+from deepmad_hw import check, costs, entropy, families
 from deepmad_hw.errors import MissingExtraError
 from deepmad_hw.optimize import continuous, solvers
 from deepmad_hw.optimize.coefficients import coefficients
+from deepmad_hw.optimize.solve import solve
 from deepmad_hw.optimize.surrogate import fit_surrogate
 from deepmad_hw.problem import Limits, Problem
+from deepmad_hw.solution import Status
 
 
 def _solved(problem, models):
@@ -109,3 +115,55 @@ def test_surrogate_of_a_posynomial_table_is_exact(published, table):
 def test_surrogate_of_plain_macs_is_exact(published):
     tables = coefficients(published("deepmad-r18"), {})
     assert fit_surrogate(tables, tables.quantities["macs"]).worst_error < 1e-9
+
+
+# --- a solver cut short ---------------------------------------------------------------------------------------------
+
+MOST_ITERATIONS = 20  # these problems take 11 to 19
+SAME = 1e-6  # relative: two ways to one local optimum, by a solver that stops at 1e-8
+
+
+@functools.cache
+def local_optima(index):
+    """Return the n-th small problem, its models, and the objective that each start ends at when given its time."""
+    problem, models = small_problem(families.names()[index % len(families.names())], "plain", index)
+    tables, found = coefficients(problem, models), []
+    for start in continuous.STARTS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(continuous, "STARTS", (start,))
+            result = continuous.solve_continuous(tables)
+        found += [result.design.objective] if result is not None else []
+    return problem, models, found
+
+
+@pytest.mark.promise("T10", 200)
+def test_a_solver_cut_short_is_local_only_at_a_local_optimum_and_never_a_bound(tries, monkeypatch):
+    found = set()
+    for number in tries:
+        problem, models, optima = local_optima(number // MOST_ITERATIONS)
+        monkeypatch.setattr(solvers, "MAX_ITERATIONS", 1 + number % MOST_ITERATIONS)
+        solution = solve(problem, models, method="continuous")
+        found.add(solution.status)
+        assert (solution.bound, solution.gap, solution.architecture, solution.evaluation) == (None,) * 4
+        if solution.status is Status.LOCAL:
+            assert solution.stopped == "Solve_Succeeded"
+            assert any(math.isclose(solution.objective, optimum, rel_tol=SAME) for optimum in optima)
+            _assert_kept(problem, solution.continuous)
+        else:
+            assert (solution.status, solution.continuous, solution.prices) == (Status.FAILED, None, ())
+        assert solution.continuous is None or solution.continuous.iterations <= 1 + number % MOST_ITERATIONS
+    assert found == {Status.LOCAL, Status.FAILED}
+
+
+def _assert_kept(problem, design):
+    """Hold a point of real widths and depths against the plain formulas."""
+    stages = [SimpleNamespace(**{name: getattr(stage, name) for name in stage.__slots__}) for stage in design.stages]
+    space, limits = problem.space, problem.limits
+    stem = SimpleNamespace(out=design.stem, kernel=space.stem_kernel, stride=space.stem_stride)
+    fields = ("family", "resolution", "head", "in_channels", "classes", "activation")
+    network = SimpleNamespace(stem=stem, stages=stages, **{name: getattr(space, name) for name in fields})
+    assert costs.macs(network) <= limits.macs * (1 + SAME)
+    assert costs.params(network) <= limits.params * (1 + SAME)
+    assert max(entropy.rho(scale) for scale in entropy.scales(network)) <= limits.rho * (1 + SAME)
+    penalty = entropy.depth_penalty(space.family, [stage.depth for stage in stages])
+    assert design.objective == pytest.approx(entropy.objective(network), abs=0.011 * penalty)

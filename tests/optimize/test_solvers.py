@@ -1,5 +1,7 @@
 """The border to the solvers: what is asked reaches them, and what they answer is not believed without a point."""
 
+import contextlib
+import signal
 from types import SimpleNamespace
 
 import highspy
@@ -92,3 +94,31 @@ def test_an_executable_converges_at_an_optimum_only(condition, point, monkeypatc
     good = {"optimal", "locallyOptimal", "globallyOptimal"}
     assert outcome.converged == (point and str(condition) in good)
     assert model.x.value == (1.0 if point else 0.0)
+
+
+def test_ctrl_c_that_casadi_takes_for_itself_is_raised_again():
+    model = pyo.ConcreteModel()
+    model.x = pyo.Var(initialize=0.0, bounds=(-2, 2))
+    model.limit = pyo.Constraint(expr=model.x <= 1)
+    model.cost = pyo.Objective(expr=(model.x - 3) ** 2)
+    model.dual = pyo.Suffix(direction=pyo.Suffix.IMPORT)
+    solver = solvers.CasadiIpopt(model)
+    ipopt = solver._solver
+
+    class Swallows:
+        """Goes on after an interruption, as casadi does."""
+
+        stats = ipopt.stats
+
+        def __call__(self, **given):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            return ipopt(**given)
+
+    usual = signal.getsignal(signal.SIGINT)
+    solver._solver = Swallows()
+    with pytest.raises(KeyboardInterrupt):
+        solver.solve()
+    assert signal.getsignal(signal.SIGINT) is usual
+    solver._solver = ipopt
+    assert solver.solve().converged

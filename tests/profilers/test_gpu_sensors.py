@@ -151,7 +151,16 @@ def test_readings_are_summed_up_by_their_extremes():
         "clock_reasons": "power_cap sw_thermal",
         "throttled": "sw_thermal",
     }
-    assert gpu_sensors.summary([]) == {}
+
+
+@pytest.mark.promise("T9")
+def test_a_card_that_does_not_tell_why_is_unknown(driver):
+    def silent(handle):
+        raise driver.NVMLError("not supported")
+
+    driver.nvmlDeviceGetCurrentClocksThrottleReasons = silent
+    assert gpu_sensors.read() is None
+    assert gpu_sensors.summary([]) == {"clock_reasons": "unknown"}
 
 
 def test_every_reason_that_spoils_a_time_has_a_name():

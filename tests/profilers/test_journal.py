@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import zlib
 from dataclasses import asdict, replace
 
@@ -144,18 +145,6 @@ def test_a_folder_in_its_place_is_a_storage_error(tmp_path):
         Journal(tmp_path, IDENTITY)
 
 
-def test_a_full_disk_keeps_what_was_stored(tmp_path):
-    path = tmp_path / "journal"
-    write(path, 3)
-    with Journal(path, IDENTITY) as book:
-        pages = book._connection.execute("PRAGMA page_count").fetchone()[0]
-        book._connection.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(StorageError, match="full"):
-            book.add(unit(3, values=2000))
-    with Journal(path, IDENTITY) as book:
-        assert list(book.units()) == [unit(number) for number in range(3)]
-
-
 def test_one_altered_time_is_seen(tmp_path):
     write(tmp_path / "journal", 3)
     raw = (tmp_path / "journal").read_bytes()
@@ -211,21 +200,27 @@ def test_what_a_kill_leaves_is_complete(with_log):
     assert read_or_refuse(path, stored) == 30
 
 
-def test_a_torn_log_gives_a_prefix(with_log):
+@pytest.mark.promise("T2", 1000)
+def test_a_torn_log_gives_a_prefix(with_log, tries):
     path, stored = with_log
     file, log = path.read_bytes(), path.with_name("copy-wal").read_bytes()
-    chance = random.Random(1)
     seen = set()
-    for _ in range(60):
-        path.write_bytes(file)
-        path.with_name("copy-wal").write_bytes(log[: chance.randrange(len(log))])
-        path.with_name("copy-shm").unlink(missing_ok=True)
-        with Journal(path, IDENTITY) as book:
-            found = list(book.units())
+    for number in tries:
+        length = random.Random(number).randrange(len(log))
+        found = read_prefix(path, file, log[:length])
         assert found == stored[: len(found)]
         assert len(found) >= 20
         seen.add(len(found))
     assert len(seen) > 5
+
+
+def read_prefix(path, file, log):
+    """Return the units of a journal whose file and log are these bytes."""
+    path.write_bytes(file)
+    path.with_name(f"{path.name}-wal").write_bytes(log)
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+    with Journal(path, IDENTITY) as book:
+        return list(book.units())
 
 
 def flipped(data, chance):
@@ -234,29 +229,65 @@ def flipped(data, chance):
     return bytes(spoilt)
 
 
-def test_one_flipped_byte_of_the_file_is_refused_or_harmless(tmp_path):
+@pytest.mark.promise("T2", 500)
+def test_one_flipped_byte_of_the_file_is_refused_or_harmless(tmp_path, tries):
     path = tmp_path / "journal"
     stored = write(path, 30)
-    file, chance = path.read_bytes(), random.Random(2)
-    found = []
-    for _ in range(80):
+    file, found = path.read_bytes(), []
+    for number in tries:
         for extra in ("-wal", "-shm"):
             path.with_name(f"journal{extra}").unlink(missing_ok=True)
-        path.write_bytes(flipped(file, chance))
+        path.write_bytes(flipped(file, random.Random(number)))
         found.append(read_or_refuse(path, stored))
     assert set(found) == {None, 30}  # pages hold free space, where a flip changes nothing
 
 
-def test_one_flipped_byte_of_the_log_gives_a_prefix(with_log):
+@pytest.mark.promise("T2", 500)
+def test_one_flipped_byte_of_the_log_gives_a_prefix(with_log, tries):
     path, stored = with_log
-    file, log, chance = path.read_bytes(), path.with_name("copy-wal").read_bytes(), random.Random(3)
-    for _ in range(60):
-        path.write_bytes(file)
-        path.with_name("copy-wal").write_bytes(flipped(log, chance))
-        path.with_name("copy-shm").unlink(missing_ok=True)
-        with Journal(path, IDENTITY) as book:
-            found = list(book.units())
+    file, log = path.read_bytes(), path.with_name("copy-wal").read_bytes()
+    seen = set()
+    for number in tries:
+        found = read_prefix(path, file, flipped(log, random.Random(number)))
         assert found == stored[: len(found)]
+        seen.add(len(found))
+    assert len(seen) > 5
+
+
+WRITER = """
+import json, sys
+from pathlib import Path
+from profilers.journal import Journal, Unit
+print("ready", flush=True)
+rows = json.loads(sys.stdin.readline())
+with Journal(Path(sys.argv[1]), {"plan": "abc"}) as book:
+    for row in rows:
+        book.add(Unit(probe=f"probe{row}", round=row % 3, total_us=(float(row),)))
+"""
+WRITERS = 8
+
+
+@pytest.fixture(scope="module")
+def shared_journal(tmp_path_factory):
+    return tmp_path_factory.mktemp("shared") / "journal"
+
+
+@pytest.mark.promise("T4", 4000)
+def test_eight_writers_at_once_store_every_row(shared_journal, tries):
+    start = [sys.executable, "-c", WRITER, str(shared_journal)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    writers = [subprocess.Popen(start, text=True, **pipes) for _ in range(WRITERS)]
+    assert [process.stdout.readline() for process in writers] == ["ready\n"] * WRITERS
+    for first, process in enumerate(writers):
+        process.stdin.write(f"{list(tries[first::WRITERS])}\n")
+        process.stdin.flush()
+    for process in writers:
+        _, said = process.communicate(timeout=120)
+        assert (process.returncode, said) == (0, "")
+    with Journal(shared_journal, {"plan": "abc"}) as book:
+        found = [(unit.probe, unit.round, *unit.total_us) for unit in book.units()]
+    assert len(found) == len(set(found))
+    assert set(found) >= {(f"probe{row}", row % 3, float(row)) for row in tries}
 
 
 def test_two_at_once_are_refused():
@@ -266,6 +297,12 @@ def test_two_at_once_are_refused():
         with device_lock("other"):
             pass
     with device_lock("cpu"):
+        pass
+
+
+def test_a_lock_that_cannot_be_made_is_a_storage_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(StorageError, match="the lock of the cpu could not be made: No such file"), device_lock("cpu"):
         pass
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 import profilers
+from deepmad_hw import cli
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from profilers import command
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "profilers", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    words = [sys.executable, "-m", "profilers", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
 def test_a_run_writes_rows_that_are_records(packed, tmp_path):
@@ -30,7 +32,7 @@ def test_a_run_writes_rows_that_are_records(packed, tmp_path):
     measured = [LayerMeasurement(**{**layer, "spec": LayerSpec(**layer["spec"])}) for layer in layers]
     assert {row.spec for row in measured} == {node.spec for node in plan.probes[0].nodes}
     assert [network.name for network in networks] == ["probe0", "whole"]
-    assert list(tmp_path.glob("*.part")) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.journal", "out.jsonl", "plan"]
 
 
 def test_progress_is_shown_on_standard_error(packed, tmp_path):
@@ -54,25 +56,29 @@ def test_progress_is_shown_on_standard_error(packed, tmp_path):
 )
 def test_an_unknown_runtime_is_one_line(packed, tmp_path, options, said):
     ended = run("run", packed(1).folder, "--out", tmp_path / "out", *options)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert ended.stderr.startswith(said)
     assert ended.stderr.count("\n") == 1
 
 
 def test_a_folder_without_a_plan_is_one_line(tmp_path):
     ended = run("run", tmp_path, "--out", tmp_path / "out")
-    assert ended.returncode == 1
+    assert ended.returncode == 3
     assert ended.stderr.count("\n") == 1
     assert str(tmp_path / "plan.json") in ended.stderr
 
 
 def test_a_journal_of_another_run_is_one_line(packed, tmp_path):
     folder, out = packed(1).folder, tmp_path / "out.jsonl"
-    for threads, code in ((1, 0), (2, 1)):
+    for threads, code in ((1, 0), (2, 7)):
         ended = run("run", folder, "--runtime", "replay", "--minutes", 0, "--threads", threads, "--out", out)
         assert ended.returncode == code
     assert "begun with threads = 1, now it is 2" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_exit_codes_are_those_of_the_host():
+    assert command.EXIT_CODES.items() <= cli.EXIT_CODES.items()
 
 
 RUNTIMES = {  # what a file times with, beside numpy
@@ -94,6 +100,6 @@ def test_the_device_side_needs_its_runtime_and_little_else(path):
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     foreign = {name for name in modules if name.split(".")[0] not in sys.stdlib_module_names | {"profilers"}}
-    shared = {"deepmad_hw.errors", "deepmad_hw.layer", "deepmad_hw.measurement"}
+    shared = {"deepmad_hw.errors", "deepmad_hw.files", "deepmad_hw.layer", "deepmad_hw.measurement"}
     packages = {name.split(".")[0] for name in foreign - shared}
     assert packages <= {"numpy", RUNTIMES.get(path.stem, "numpy")}

@@ -1,5 +1,9 @@
 """Times of ONNX Runtime's profile find the layer they belong to."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from deepmad_hw.layer import IMAGE, LayerSpec, Node
@@ -202,3 +206,13 @@ def test_every_layer_of_a_real_network_is_timed_and_they_sum_to_it(graph, tmp_pa
     sums_us = [sum(run) for run in zip(*times.us.values(), strict=True)]
     assert all(part <= whole for part, whole in zip(sums_us, total_us, strict=True))
     assert max(part / whole for part, whole in zip(sums_us, total_us, strict=True)) > 0.5
+
+
+@pytest.mark.parametrize("first", ["deepmad_hw", "profilers.backend"])
+def test_the_runtime_keeps_no_diary_of_its_use(tmp_path, first):
+    """It leaves the number of its session in the temporary folder where it reports to its maker."""
+    pytest.importorskip("onnxruntime", reason='ONNX Runtime is not installed: pip install "deepmad-hw[cpu]"')
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment["TMPDIR"] = str(tmp_path)
+    subprocess.run([sys.executable, "-c", f"import {first}, onnxruntime"], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []

@@ -43,7 +43,7 @@ def test_a_run_is_the_sum_of_its_layers(packed):
 
 def test_a_network_without_layers_takes_a_fixed_time(packed):
     plan = packed()
-    session = replay._ReplaySession(BACKEND, replace(plan.probes[0], nodes=()), {}, profiled=False)
+    session = replay._ReplaySession(BACKEND, plan, replace(plan.probes[0], nodes=()), {}, profiled=False)
     assert session.run() == FILE_US
 
 
@@ -70,6 +70,59 @@ def test_noise_is_bounded_and_the_same_again(packed):
     spread = [session.run() / quiet for _ in range(50)]
     assert times[0] == times[1]
     assert 1 <= min(spread) < max(spread) <= 1.1
+
+
+def test_a_clock_runs_on_from_process_to_process(packed, tmp_path):
+    plan, file = packed(), tmp_path / "clock"
+    first = load(plan, script=f"clock={file}")
+    spent_us = first.run() + first.run()
+    assert float(file.read_text()) == pytest.approx(spent_us, abs=1e-3)
+    other = replay._ReplayBackend()  # as in another process
+    session = other.load(plan, plan.probes[1], Settings(runtime="replay", script=f"clock={file}"), profiled=False)
+    assert float(file.read_text()) == pytest.approx(spent_us, abs=1e-3)
+    spent_us += session.run()
+    assert float(file.read_text()) == pytest.approx(spent_us, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("word", "canary", "probe"), [("slow", 2.0, 2.0), ("slow_canary", 2.0, 1.0), ("slow_probes", 1.0, 2.0)]
+)
+def test_runs_that_begin_in_a_window_take_longer(packed, tmp_path, word, canary, probe):
+    plan = packed()
+    names, expected = (plan.canary, plan.probes[0]), (canary, probe)
+    for index, (each, factor) in enumerate(zip(names, expected, strict=True)):
+        script = f"clock={tmp_path / str(index)} {word}=1-2*2.0"
+        session = BACKEND.load(plan, each, Settings(runtime="replay", script=script), profiled=False)
+        usual_us = session.run()
+        clock = BACKEND.clock(str(tmp_path / str(index)))
+        for now_us, times in ((999.0, 1.0), (1000.0, factor), (1999.0, factor), (2000.0, 1.0)):
+            clock.now_us = now_us
+            assert session.run() == pytest.approx(usual_us * times)
+
+
+def test_a_throttled_run_is_told_once_whoever_ran(packed, tmp_path):
+    plan, script = packed(), f"clock={tmp_path / 'clock'} throttle=0-0.001*1.5"
+    watched, other = load(plan, script=script), load(plan, script=script, name="probe1")
+    assert watched.conditions() == {"throttled": ""}
+    slow, calm = other.run(), other.run()
+    assert slow == pytest.approx(1.5 * calm)
+    assert [watched.conditions()["throttled"] for _ in range(2)] == ["scripted", ""]
+    assert load(plan).conditions() == {}
+
+
+def test_the_first_run_is_cold_and_the_first_after_another_session_slow(packed):
+    plan = packed()
+    session, other = load(plan, script="cold=1000 idle=3"), load(plan, name="probe1")
+    usual = load(plan).run()
+    other.run()
+    assert [session.run() for _ in range(3)] == pytest.approx([3000 * usual, usual, usual])
+    other.run()
+    assert [session.run() for _ in range(2)] == pytest.approx([3 * usual, usual])
+
+
+def test_all_memory_is_taken_only_where_there_is_a_limit(packed):
+    with pytest.raises(InputFileError, match="probe0: scripted to use up memory, which has no limit here"):
+        load(packed(), script="oom=probe0")
 
 
 def test_a_failing_probe_fails_to_load_and_others_do_not(packed):

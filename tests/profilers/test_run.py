@@ -1,17 +1,25 @@
 """A plan is measured unit by unit: failures are marked and passed over, and a second call goes on."""
 
 import json
+import random
 import sqlite3
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass
+from itertools import chain, cycle, repeat
 
 import pytest
 
 from deepmad_hw.errors import DeviceLostError, ForeignTableError
+from deepmad_hw.predict.network import TableModel
+from deepmad_hw.table import LatencyTable
+from deepmad_hw.workflows.profile import MAX_NOISY_SHARE
+from profilers import environment as sensors
 from profilers import run, samples
 from profilers.backend import Settings
 from profilers.journal import device_lock
+from profilers.plan import LAYERS
 from profilers.run import Effort
 from profilers.timing import Rhythm
 
@@ -117,7 +125,15 @@ def test_a_finished_journal_is_not_measured_again(packed):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"threads": 2}, "begun with threads = 1, now it is 2"), ({"plan": True}, "begun with plan = ")],
+    [
+        ({"threads": 2}, "begun with threads = 1, now it is 2"),
+        ({"plan": True}, "begun with plan = "),
+        pytest.param(
+            {"script": "governor=powersave"},
+            "begun with governor = scripted, now it is powersave",
+            marks=pytest.mark.promise("T9"),
+        ),
+    ],
 )
 def test_another_setting_or_plan_does_not_go_on(packed, change, said):
     plan = packed()
@@ -149,6 +165,35 @@ def test_a_probe_that_hangs_is_ended(packed):
     _, units = measure(packed(2), script="hang=probe1", min_rounds=1, unit_timeout_s=4.0, on_tick=ticks.append)
     assert statuses(units) == {("probe0", 0): "ok", ("probe1", 0): "timeout", ("whole", 0): "ok"}
     assert [tick.status for tick in ticks] == ["ok", "timeout", "ok"]
+
+
+FATES = {"oom": "oom", "hang": "timeout", "crash": "error"}
+
+
+@pytest.mark.promise("T17", 30)
+def test_networks_that_take_all_memory_never_end_or_crash_cost_only_their_own_rows(packed, tries):
+    plan = packed(2 * len(tries))
+    names = [probe.name for probe in plan.probes if probe.kind == LAYERS]
+    doomed = dict(zip(random.Random(tries.start).sample(names, len(tries)), cycle(FATES), strict=False))
+    script = [f"{fate}={','.join(name for name, own in doomed.items() if own == fate)}" for fate in FATES]
+    found, units = measure(plan, script=" ".join(script), min_rounds=1, unit_timeout_s=4.0, memory_bytes=2 * 2**30)
+    assert statuses(units) == {(probe.name, 0): FATES.get(doomed.get(probe.name), "ok") for probe in plan.probes}
+    rows = samples.layers(plan, units)
+    lost = [row for row in rows if not row.samples_us]
+    assert lost
+    for row in lost:
+        shown_by = {probe.name for probe in plan.probes if row.spec in {node.spec for node in probe.nodes}}
+        assert row.status in {FATES[doomed[name]] for name in shown_by if name in doomed}
+    all_rows, measured = (
+        TableModel(LatencyTable(name="t", environment=found, rows=tuple(each)))
+        for each in (rows, [row for row in rows if row.samples_us])
+    )
+    specs = [row.spec for row in rows]
+    covered = measured.covers(specs)
+    assert not measured.covers([row.spec for row in lost]).all()
+    assert (all_rows.covers(specs) == covered).all()
+    known = [spec for spec, is_covered in zip(specs, covered, strict=True) if is_covered]
+    assert (all_rows.layers_ms(known) == measured.layers_ms(known)).all()
 
 
 def test_a_broken_probe_is_given_up_after_two_failures(packed):
@@ -269,3 +314,201 @@ def test_a_runtime_that_prints_does_not_garble_the_answers(packed):
     )
     assert json.loads(ended.stdout)["status"] == "ok"
     assert "hello from C" in ended.stderr
+
+
+# --- a machine that is not calm, on a scripted clock ----------------------------------------------------------------
+
+CLOSE = 0.05  # what a median may be off
+NOISE = "noise=0.02"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sitting:
+    """What a profile on a scripted clock gave: its units with the time they took, and its rows over the canary."""
+
+    units: list
+    spans_ms: dict
+    rows: dict
+    noisy: set
+
+    @property
+    def length_ms(self):
+        return max(end for _, end in self.spans_ms.values())
+
+
+def sitting(plan, *, script="", **options):
+    folder = plan.folder / f"sitting{len(list(plan.folder.glob('sitting*')))}"
+    folder.mkdir()
+    clock, spans_ms, begin_ms = folder / "clock", {}, 0.0
+    clock.touch()
+
+    def tick(found):
+        nonlocal begin_ms
+        end_ms = float(clock.read_text()) / 1e3
+        spans_ms[len(spans_ms)] = (begin_ms, end_ms)
+        begin_ms = end_ms
+
+    effort = {"rhythm": Rhythm(), "budget_s": 20.0, "max_rounds": 12} | options
+    _, units = measure(
+        plan, script=f"{NOISE} clock={clock} {script}", journal=folder / "journal", on_tick=tick, **effort
+    )
+    order = sqlite3.connect(folder / "journal")
+    keys = order.execute("SELECT probe, round FROM units ORDER BY rowid").fetchall()
+    order.close()
+    usual = statistics.median(map(samples.canary_level_us, samples.trusted(units)))
+    rows = samples.layers(plan, units)
+    return Sitting(
+        units=units,
+        spans_ms={key: spans_ms[index] for index, key in enumerate(keys)},
+        rows={row.spec: row.median_us / usual for row in rows},
+        noisy={row.spec for row in rows if row.status != "ok"},
+    )
+
+
+def windows(chance, *, until_ms, shortest_ms, longest_ms, share, factor):
+    """Return windows of random lengths that hold a share of the clock."""
+    found, now_ms = [], chance.uniform(0, longest_ms)
+    while now_ms < until_ms:
+        length_ms = shortest_ms * (longest_ms / shortest_ms) ** chance.random()
+        found.append((now_ms, now_ms + length_ms, factor))
+        now_ms += length_ms + length_ms * (1 - share) / share * chance.uniform(0.5, 1.5)
+    return found
+
+
+def words(found):
+    return ",".join(f"{begin:.3f}-{end:.3f}*{factor:.3f}" for begin, end, factor in found)
+
+
+def share_within(span, found):
+    begin, end = span
+    return sum(max(0.0, min(end, to) - max(begin, start)) for start, to, _ in found) / (end - begin)
+
+
+def levels(unit):
+    """Return what a unit says of its network and of each of its layers, over its canary."""
+    share, usual = samples.unprofiled_share(unit) if unit.nodes_us else 0.0, samples.canary_level_us(unit)
+    nodes = {name: statistics.median(values) * share / usual for name, values in unit.nodes_us.items()}
+    return nodes | {"": statistics.median(unit.total_us) / usual}
+
+
+def spoilt_units(calm, found):
+    """Return the units that say another time than in quiet, of their network or of one of its layers."""
+    quiet = {unit.probe: levels(unit) for unit in calm.units}
+    return {
+        (unit.probe, unit.round)
+        for unit in found.units
+        if any(abs(level / quiet[unit.probe][name] - 1) > CLOSE for name, level in levels(unit).items())
+    }
+
+
+def seen_at_their_best(calm, found):
+    """Return the networks of which a quarter of some round's runs took what they take in quiet."""
+    quiet = {unit.probe: levels(unit)[""] for unit in calm.units}
+    return {
+        unit.probe
+        for unit in found.units
+        if sorted(unit.total_us)[len(unit.total_us) // 4] / samples.canary_level_us(unit)
+        <= (1 + CLOSE) * quiet[unit.probe]
+    }
+
+
+def far_off(calm, found):
+    assert calm.rows.keys() == found.rows.keys()
+    return {spec for spec, value in calm.rows.items() if abs(found.rows[spec] / value - 1) > CLOSE}
+
+
+@pytest.mark.promise("T8", 10)
+@pytest.mark.parametrize("slowed", ["slow", "slow_canary", "slow_probes"])
+def test_what_a_neighbour_slowed_is_found_and_measured_again(packed, tries, slowed):
+    """A network that was slow in every round, while the canary never was, is a slow network for all anyone knows."""
+    plan = packed(8, side=128)
+    calm = sitting(plan)
+    unit_ms = calm.length_ms / len(calm.units)
+    spoilt = flagged = 0
+    for number in tries:
+        chance = random.Random(number + 1)
+        busy = windows(
+            chance,
+            until_ms=20 * calm.length_ms,
+            shortest_ms=0.1 * unit_ms,
+            longest_ms=unit_ms,
+            share=0.3,
+            factor=chance.uniform(1.3, 2.5),
+        )
+        found = sitting(plan, script=f"{slowed}={words(busy)}")
+        assert sum(share_within(span, busy) > 0 for span in found.spans_ms.values()) > 0.2 * len(found.units)
+        known = seen_at_their_best(calm, found)
+        assert len(known) >= 0.8 * len(plan.probes)
+        bad, wrong = samples.contaminated(found.units), {key for key in spoilt_units(calm, found) if key[0] in known}
+        spoilt, flagged = spoilt + len(wrong), flagged + len(wrong & bad)
+        again = {unit.probe for unit in found.units if (unit.probe, unit.round) not in bad}
+        noisy = {row.name for row in samples.networks(found.units) if row.status == "noisy"}
+        assert {probe for probe, _ in wrong & bad} <= again | noisy
+        far = far_off(calm, found) & {node.spec for probe in plan.probes if probe.name in known for node in probe.nodes}
+        assert len(found.noisy) > MAX_NOISY_SHARE * len(found.rows) or len(far) <= 0.05 * len(calm.rows)
+    assert spoilt > 0
+    assert flagged >= 0.95 * spoilt
+
+
+@pytest.mark.promise("T9", 10)
+@pytest.mark.parametrize("kind", ["slow", "throttle"], ids=["the clock halves unseen", "a sensor tells"])
+def test_no_row_of_a_slow_window_passes_for_calm(packed, tries, kind):
+    plan = packed(6, side=128)
+    calm = sitting(plan)
+    unit_ms = calm.length_ms / len(calm.units)
+    for number in tries:
+        chance = random.Random(number)
+        told = kind == "throttle"
+        slow = windows(
+            chance,
+            until_ms=20 * calm.length_ms,
+            shortest_ms=(0.05 if told else 1.2) * unit_ms,
+            longest_ms=6 * unit_ms,
+            share=0.3,
+            factor=chance.uniform(1.0, 2.0) if told else 2.0,
+        )
+        found = sitting(plan, script=f"{kind}={words(slow)}")
+        hit = {key for key, span in found.spans_ms.items() if share_within(span, slow) > (0.05 if told else 0.25)}
+        assert hit
+        bad = samples.contaminated(found.units)
+        assert hit <= bad
+        again = {unit.probe for unit in found.units if (unit.probe, unit.round) not in bad}
+        noisy = {row.name for row in samples.networks(found.units) if row.status == "noisy"}
+        assert {probe for probe, _ in hit} <= again | noisy
+        assert far_off(calm, found) <= found.noisy
+
+
+@pytest.mark.promise("T9")
+@pytest.mark.parametrize("script", ["cold=1000", "idle=3", "cold=1000 idle=3"])
+def test_a_cold_first_run_and_one_after_an_idle_gap_move_no_row(packed, script):
+    plan = packed(4)
+    calm, found = sitting(plan), sitting(plan, script=script)
+    assert found.length_ms > calm.length_ms
+    assert far_off(calm, found) == found.noisy == set()
+
+
+@pytest.mark.promise("T9")
+def test_networks_of_few_runs_that_idle_gaps_move_are_marked(packed):
+    plan = packed(2, side=64)
+    few = {"rhythm": Rhythm(max_runs=2), "max_rounds": 3}
+    calm, found = sitting(plan, **few), sitting(plan, script="idle=3", **few)
+    assert far_off(calm, found)
+    assert far_off(calm, found) <= found.noisy
+
+
+@pytest.mark.promise("T9", 10)
+def test_a_governor_that_changes_in_mid_run_ends_it_and_leaves_what_came_before(packed, tries, monkeypatch):
+    plan = packed()
+    whole = keys(measure(plan, journal=plan.folder / "whole")[1])
+    for number in tries:
+        journal, before = plan.folder / f"journal{number}", random.Random(number).randrange(len(whole))
+        told = chain(repeat("performance", 1 + before), repeat("powersave"))
+        monkeypatch.setattr(sensors, "governor", lambda told=told: next(told))
+        ticks = []
+        with pytest.raises(ForeignTableError, match="changed from performance to powersave"):
+            measure(plan, journal=journal, on_tick=ticks.append)
+        assert len(ticks) == before
+        monkeypatch.setattr(sensors, "governor", lambda: "performance")
+        _, units = measure(plan, journal=journal, on_tick=ticks.append)
+        assert keys(units) == whole
+        assert len(ticks) == len(whole)

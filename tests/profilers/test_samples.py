@@ -99,6 +99,7 @@ def test_one_slow_canary_run_is_no_drift_and_no_disturbance():
     [
         ({"stolen": 0.02}, False),
         ({"stolen": 0.04}, True),
+        ({"stolen": None, "waited": None}, False),
         ({"canary_us": (10.0,) * 12 + (11.0,) * 4}, False),
         ({"canary_us": (10.0,) * 12 + (11.5,) * 4}, True),
     ],
@@ -197,6 +198,22 @@ def test_a_unit_that_was_slow_from_end_to_end_is_seen_beside_the_others():
     slow, drifting = unit("b", slow=1.3), unit("b", number=1, slow=1.1)
     assert not samples.disturbed(slow)
     assert samples.contaminated([*calm, slow, drifting]) == {("b", 0)}
+
+
+@pytest.mark.parametrize("other", [(100.0,) * 12, (100.0,) * 4 + (170.0,) * 8], ids=["calm", "calm for a quarter"])
+def test_a_network_that_was_slow_while_the_canary_was_not_is_seen_beside_its_other_rounds(other):
+    slow, others = unit("a", total=(130.0,) * 12), [unit("a", number=1, total=other), unit("b", number=1)]
+    assert not samples.disturbed(slow)
+    assert ("a", 0) in samples.contaminated([slow, *others])
+    assert ("b", 1) not in samples.contaminated([slow, *others])
+    assert samples.contaminated([unit("a", total=(124.0,) * 12), unit("a", number=1)]) == set()
+
+
+def test_a_round_whose_canary_was_slow_says_nothing_of_a_network_at_its_best():
+    swinging = replace(unit("a", number=1, total=(50.0,) * 3), canary_us=(10.0,) * 8 + (20.0,) * 8)
+    slow = unit("a", number=2, slow=1.3, total=(50.0,) * 3)
+    others = [unit("a"), *(unit("b", number=number) for number in range(4))]
+    assert samples.contaminated([swinging, slow, *others]) == {("a", 1), ("a", 2)}
 
 
 def test_of_contaminated_and_calm_units_only_the_calm_ones_count():

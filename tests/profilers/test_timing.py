@@ -1,5 +1,6 @@
 """One unit: canary, whole runs and profiled runs take turns, and runs that were interrupted are left out."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -107,10 +108,36 @@ def test_if_nearly_all_runs_were_interrupted_all_are_kept(quiet):
 
 @pytest.mark.parametrize(
     ("before", "after", "stolen"),
-    [((10, 1000), (20, 1200), 0.05), ((10, 1000), (11, 1001), 0.02), ((0, 0), (0, 0), 0.0)],
+    [((10, 1000), (20, 1200), 0.05), ((10, 1000), (11, 1001), 0.02)],
 )
 def test_the_share_that_a_hypervisor_took_needs_enough_ticks_to_be_one(quiet, monkeypatch, before, after, stolen):
     answers = [before, after]
     monkeypatch.setattr(timing, "stolen_and_total_ticks", lambda: answers.pop(0))
     unit, _, _ = measure(Rhythm(blocks=1, min_runs=2, max_runs=2))
     assert unit.stolen == pytest.approx(stolen)
+
+
+@pytest.mark.promise("T9")
+def test_what_the_system_does_not_tell_of_its_disturbances_is_not_none_of_them(quiet, monkeypatch):
+    monkeypatch.setattr(timing, "waited_ns", lambda: None)
+    unit, _, _ = measure(Rhythm(blocks=1, min_runs=2, max_runs=2))
+    assert (unit.stolen, unit.waited) == (None, None)
+
+
+def test_a_script_does_not_feel_this_machine(quiet, monkeypatch):
+    quiet += [0, 1] * 5
+    monkeypatch.setattr(timing, "waited_ns", itertools.count(step=10**12).__next__)
+    sessions = {name: Clockwork(name, []) for name in ("canary", "whole")}
+    rhythm = Rhythm(blocks=1, min_runs=9, max_runs=9)
+    felt, scripted = (
+        time_unit("net", 0, **sessions, profiled=None, rhythm=rhythm, scripted=each) for each in (False, True)
+    )
+    assert (len(felt.total_us), len(scripted.total_us)) == (4, 9)
+    assert felt.waited > scripted.waited == scripted.stolen == 0.0
+
+
+def test_a_system_without_disturbances_tells_so(quiet, monkeypatch):
+    monkeypatch.setattr(timing, "stolen_and_total_ticks", lambda: (3, 1000))
+    monkeypatch.setattr(timing, "waited_ns", lambda: 5)
+    unit, _, _ = measure(Rhythm(blocks=1, min_runs=2, max_runs=2))
+    assert (unit.stolen, unit.waited) == (0.0, 0.0)

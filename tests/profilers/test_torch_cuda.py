@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from deepmad_hw import reference
 from deepmad_hw.errors import InputFileError, MissingExtraError
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
-from profilers import cuda
+from profilers import cuda, samples
 from profilers.backend import NodeTimes, Settings, Watched
 from profilers.cuda import COPIES, LAUNCHES, MIN_RUN_US, LayersSession, WholeSession
 from profilers.gpu_sensors import Reading
 from profilers.plan import read_plan
+from profilers.timing import Rhythm, time_unit
 
 FAMILIES = ("bottleneck", "basic", "mbconv", "mbconv_se")
 CALM = Reading(sm_clock_mhz=1980, memory_clock_mhz=2619, power_w=300.0, temperature_c=60, reasons=())
@@ -143,9 +145,37 @@ class TestWholeSession:
         assert (told["sm_clock_min_mhz"], told["sm_clock_max_mhz"], told["throttled"]) == (1200, 1980, "hw_thermal")
         assert "throttled" not in session.conditions()
 
-    def test_a_card_without_sensors_is_timed_all_the_same(self):
+    @pytest.mark.promise("T9", 200)
+    def test_every_unit_tells_why_the_clock_was_what_it_was(self, tries):
+        throttled_s = [(start, start + 0.4) for start in range(2, 60, 3)]
+        told = {"": [], "hw_thermal": []}
+        gpu = ScriptedGpu()
+
+        def now():
+            hot = any(begin <= gpu.clock() < end for begin, end in throttled_s)
+            return replace(CALM, reasons=("hw_thermal", "power_cap") if hot else ("power_cap",))
+
+        session = WholeSession(gpu, _work(gpu, [300.0]), clock=gpu.clock, sensors=now)
+        for number in tries:
+            begin_s = gpu.clock()
+            rhythm = Rhythm(blocks=1 + number % 3, block_us=10.0 ** (3 + number % 3), max_runs=60)
+            unit = time_unit("net", 0, canary=session, whole=session, profiled=None, rhythm=rhythm, scripted=True)
+            unit = replace(unit, conditions=session.conditions())
+            assert "power_cap" in unit.conditions["clock_reasons"].split()
+            hot = any(max(begin, begin_s) + cuda.SENSORS_EVERY_S < min(end, gpu.clock()) for begin, end in throttled_s)
+            told[unit.conditions["throttled"]].append(gpu.clock() - begin_s)
+            assert not hot or unit.conditions["throttled"] == "hw_thermal"
+            assert samples.disturbed(unit) is (unit.conditions["throttled"] == "hw_thermal")
+            gpu.processor_us += 1e5 * (number % 4)  # other probes have their turn
+        assert min(told[""]) < cuda.SENSORS_EVERY_S  # units too short for a reading of their own
+        assert told["hw_thermal"]
+
+    @pytest.mark.promise("T9")
+    def test_a_card_without_sensors_is_timed_all_the_same_and_its_clock_is_unknown(self):
         session = _session(ScriptedGpu(), [100.0])
-        assert set(session.conditions()) == {"launch_us", "launch_bound"}
+        conditions = session.conditions()
+        assert set(conditions) == {"launch_us", "launch_bound", "clock_reasons"}
+        assert conditions["clock_reasons"] == "unknown"
         assert session.finish() == NodeTimes()
         assert isinstance(session, Watched)
 

@@ -1,10 +1,16 @@
 """Run files: what they may say, what flags replace, and one line for every mistake."""
 
+import copy
+import datetime
+import math
+import re
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepmad_hw import serde
@@ -12,6 +18,7 @@ from deepmad_hw.errors import ConfigError
 from deepmad_hw.problem import LatencyLimit, Limits, Problem
 from deepmad_hw.workflows import config
 from deepmad_hw.workflows.config import LatencyRequest, load_problem, load_run, parse_latency
+from deepmad_hw.workflows.config_file import LARGEST_FILE_BYTES, MOST_NODES
 
 GOOD = """\
 name: small
@@ -251,18 +258,159 @@ def test_any_damage_to_a_file_is_one_line_or_still_a_problem(tmp_path_factory, d
     assert "\n" not in line
 
 
-def test_aliases_that_grow_without_bound_are_refused_quickly(write):
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
-    assert "aliases written out" in refusal(write("\n".join(lines)))
+# A run file that says all it can say.
+WHOLE = {
+    "name": "whole",
+    "penalty": "std",
+    "grid": {"ratio": 1.25, "step": 8},
+    "space": {
+        "family": "mbconv_se",
+        "resolution": [64, 96],
+        "in_channels": 3,
+        "classes": 10,
+        "activation": "silu",
+        "stem": {"out": [16, 24], "kernel": 3, "stride": 2},
+        "stages": [
+            {"stride": 2, "out": {"min": 32, "max": 64, "ratio": 1.25, "step": 8}, "bottleneck": [48, 96]},
+            {"stride": 2, "out": 64, "bottleneck": {"min": 64, "max": 256}, "kernel": [3, 5], "depth": [1, 2]},
+        ],
+        "head": {"out": 128, "kernel": 1},
+        "rules": {"non_decreasing": True, "max_growth": 4.0, "bottleneck_ratio": [1.0, 6.0]},
+    },
+    "limits": {"macs": "50M", "params": 100_000, "memory": "2MiB", "rho": 0.3, "latency": {"a.csv": "10ms"}},
+    "sweep": {"macs": "20M..50M:3", "latency": {"a.csv": "5ms..10ms:3"}},
+}
+STRANGE = (
+    *(
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        2,
+        7,
+        0.5,
+        10**30,
+        math.nan,
+        math.inf,
+        -math.inf,
+        "",
+        "x",
+        "5ms",
+        "5",
+        "7M",
+        "a\x1b\n",
+    ),
+    *([], [[]], [None], [3, 2], {}, {"a": 1}, {1: 2}, {"out": None}, b"bytes", {1, 2}, datetime.date(2026, 11, 26)),
+)
+
+
+def inside(value, path=()):
+    """Yield the path to everything in a tree but its root."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from inside(item, (*path, key))
+
+
+def dotted(path):
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def misspelt(draw, key):
+    """Return a key with one letter doubled, left out or in another place."""
+    at = draw(st.integers(0, len(key) - 2))
+    return draw(
+        st.sampled_from(
+            [key[: at + 1] + key[at:], key[:at] + key[at + 1 :], key[:at] + key[at + 1] + key[at] + key[at + 2 :]]
+        )
+    )
+
+
+@st.composite
+def damaged_trees(draw):
+    """Return a tree, the path at which it was damaged, and what its refusal must name ("" where it may be none)."""
+    tree = copy.deepcopy(WHOLE)
+    path = draw(st.sampled_from(list(inside(tree))))
+    parent = tree
+    for step in path[:-1]:
+        parent = parent[step]
+    kind = draw(st.sampled_from(["drop", "rename", "retype", "retype"]))
+    if kind == "drop":
+        del parent[path[-1]]
+        return tree, path, ""
+    if kind == "rename" and isinstance(path[-1], str) and path[-2:-1] != ("latency",):
+        name = misspelt(draw, path[-1])
+        parent[name] = parent.pop(path[-1])
+        return tree, path, f"unknown key; did you mean {path[-1]!r}?" if name != path[-1] else ""
+    parent[path[-1]] = draw(st.sampled_from(STRANGE))
+    return tree, path, ""
+
+
+@settings(max_examples=300)
+@given(damaged_trees())
+def test_any_change_to_the_tree_is_a_problem_or_one_line_that_names_the_key(tmp_path_factory, damaged):
+    tree, path, expected = damaged
+    file = tmp_path_factory.getbasetemp() / "tree.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    try:
+        run = load_run(file)
+    except ConfigError as error:
+        line = str(error)
+        assert line.isprintable()
+        found = re.fullmatch(rf"{file}:\d+:\d+: (?:([^ :]+): )?(.+)", line)
+        assert found, line
+        named, here = found[1] or f"{path[-1]}", dotted(path)
+        assert expected in line
+        # The key itself, one above or below it, or what does not go with it.
+        fits = named.startswith(here) or here.startswith(named) or path[-1] in line.split("'")
+        assert fits or expected or (named, path[-1]) == ("space.resolution", "stride") or path[0] == "grid", (
+            line,
+            here,
+        )
+        return
+    assert not expected
+    assert run.problem.space.stages
+    again = serde.problem_to_json(serde.ProblemFile(problem=run.problem))
+    assert serde.problem_from_json(again).problem == run.problem
+
+
+def test_the_whole_run_file_is_a_problem(write):
+    run = load_run(write(yaml.safe_dump(WHOLE)))
+    assert (run.problem.limits.macs, len(run.latency), set(run.sweep)) == (50_000_000, 1, {"macs", "latency"})
+
+
+@given(
+    levels=st.integers(1, 40), each=st.integers(1, 12), kind=st.sampled_from(["[{}]", "{{<<: [{}]}}", "{{a: [{}]}}"])
+)
+def test_aliases_that_grow_without_bound_are_refused_quickly(tmp_path_factory, levels, each, kind):
+    lines = ["a0: &a0 {x: y}"]
+    lines += [f"a{i}: &a{i} {kind.format(', '.join([f'*a{i - 1}'] * each))}" for i in range(1, levels)]
+    file = tmp_path_factory.getbasetemp() / "aliases.yaml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    began_s = time.process_time()
+    line = refusal(file)
+    assert time.process_time() - began_s < 2
+    assert ("aliases written out" in line) or ("unknown key" in line and each**levels <= MOST_NODES)
 
 
 def test_deep_nesting_is_refused(write):
     assert refusal(write("a: " + "[" * 1500)).startswith(" is no YAML: it is nested too deeply")
 
 
-def test_a_large_file_is_not_read(write):
-    assert "larger than" in refusal(write("# " + "x" * 2**20))
+def test_a_file_is_read_up_to_its_largest_size(write):
+    comment = "#" * (LARGEST_FILE_BYTES - len(GOOD) - 1) + "\n"
+    assert load_problem(write(comment + GOOD)).name == "small"
+    assert "larger than" in refusal(write("#" + comment + GOOD))
+
+
+@pytest.mark.parametrize("text", ["- a\n", "? a\n", "[a, ", "a: b\n", "&a ", "{a: "])
+def test_a_large_file_of_anything_is_refused_in_a_few_seconds(write, text):
+    path = write("x:\n" + text * ((LARGEST_FILE_BYTES - 3) // len(text)))
+    began_s = time.process_time()
+    refusal(path)
+    assert time.process_time() - began_s < 5
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])

@@ -2,11 +2,14 @@
 
 import gzip
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deepmad_hw import reference
 from deepmad_hw.architecture import Architecture, Stage, Stem
@@ -281,6 +284,90 @@ def test_a_wrong_line_of_results_is_named(results, line, said):
 def test_results_without_an_environment_are_refused(results):
     results.write_text("\n".join(results.read_text().splitlines()[1:]))
     assert "says nothing of the environment" in refused("run", results)
+
+
+def text_of_run():
+    return "".join(json.dumps(row) + "\n" for row in lines())
+
+
+DAMAGES = st.sampled_from(
+    (
+        *(
+            "",
+            "x",
+            "-",
+            "0",
+            "9" * 20,
+            "1e999",
+            ".nan",
+            "NaN",
+            "null",
+            "\n",
+            "\0",
+            "\x1b",
+            "é",
+            "{",
+            "}",
+            "[",
+            '"',
+            ": ",
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize("form", imports.formats())
+@settings(max_examples=200)
+@given(data=st.data())
+def test_any_damage_to_a_foreign_file_is_a_table_or_one_line_with_its_place(tmp_path_factory, form, data):
+    text = {"tinynas": PROFILE, "once-for-all": OFA, "run": text_of_run()}[form]
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(start + 9, len(text))))
+        text = text[:start] + data.draw(DAMAGES) + text[end:]
+    path = tmp_path_factory.getbasetemp() / "theirs.txt"
+    path.write_text(text, encoding="utf-8")
+    try:
+        table = import_table(form, path, REQUEST)
+    except InputFileError as error:
+        line = str(error)
+        assert line.isprintable()
+        assert re.match(rf"{path}:\d+:\w+: .", line), line
+        return
+    write_table(path.with_name("ours.csv"), table)
+    assert len(read_table(path.with_name("ours.csv")).rows) == len(table.rows)
+
+
+profile_rows = st.builds(
+    LayerSpec,
+    op=st.just("conv"),
+    in_channels=st.integers(1, 512),
+    out_channels=st.integers(1, 512),
+    height=st.integers(1, 112),
+    width=st.integers(1, 112),
+    kernel=st.sampled_from([1, 3, 5, 7]),
+    stride=st.sampled_from([1, 2]),
+    activation=st.just("relu"),
+    residual=st.booleans(),
+)
+
+
+@given(specs=st.lists(profile_rows, min_size=1, max_size=20, unique=True), speed=st.floats(500.0, 5000.0))
+def test_any_profile_of_tinynas_becomes_its_rows(tmp_path_factory, specs, speed):
+    specs = [
+        replace(specs[0], in_channels=999, out_channels=512, height=112, width=112, kernel=3),
+        *specs,
+    ]  # a fast one
+    times_ms = [layer_us(spec, gmacs=speed) / 1e3 for spec in specs]
+    keys = (
+        f"1,{s.in_channels},{s.height},{s.width},{s.out_channels},{s.kernel},{s.stride},{int(s.residual)}"
+        for s in specs
+    )
+    path = tmp_path_factory.getbasetemp() / "any.out"
+    path.write_text("".join(f"{{Regular,{key}}} {time!r}\n" for key, time in zip(keys, times_ms, strict=True)))
+    table = import_table("tinynas", path, REQUEST)
+    assert [row.spec for row in table.rows] == specs
+    assert [row.median_us for row in table.rows] == [time * 1e3 for time in times_ms]
 
 
 needs_v100 = pytest.mark.skipif(not V100.is_file(), reason="TinyNAS's profile lies beside the project, not in it")

@@ -23,7 +23,7 @@ from deepmad_hw.predict.blocks import divided_us
 from deepmad_hw.table import LatencyTable
 from deepmad_hw.workflows.imports import ImportRequest
 
-LARGEST_BYTES = 32 * 2**20
+LARGEST_BYTES = 4 * 2**20  # reading one takes fifty times as much memory
 _BLOCK = "expanded_conv"
 _CONVOLUTIONS = ("Conv", "Conv_1", "Conv_2")
 _FIELDS = {_BLOCK: ("input", "output", "expand", "kernel", "stride", "idskip")}

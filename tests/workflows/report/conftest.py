@@ -100,9 +100,19 @@ def hostile(record, words):
 @pytest.fixture(scope="session")
 def attacked(latency_sweep):
     """Results in which every text is an attack, all hundred of them in every kind of text."""
-    words = (f"{payload} {n}" for n, payload in enumerate(itertools.cycle(PAYLOADS)))
-    found = hostile(latency_sweep, words)
-    every = " ".join(PAYLOADS)
+    return _attacked(latency_sweep, PAYLOADS)
+
+
+@pytest.fixture(scope="session")
+def attack(latency_sweep):
+    """Return a function: the number of an attack -> the attack, and results in which every text is it."""
+    return lambda number: (PAYLOADS[number], _attacked(latency_sweep, PAYLOADS[number : number + 1]))
+
+
+def _attacked(results, payloads):
+    words = (f"{payload} {n}" for n, payload in enumerate(itertools.cycle(payloads)))
+    found = hostile(results, words)
+    every = " ".join(payloads)
     table = f"{every} table"
     points = tuple(
         replace(
@@ -123,7 +133,7 @@ def attacked(latency_sweep):
                 ),
             ),
         )
-        for i, (point, payload) in enumerate(zip(found.points, PAYLOADS, strict=False))
+        for i, (point, payload) in enumerate(zip(found.points, payloads, strict=False))
     )
     unsolved = Point(
         name=every,
@@ -142,7 +152,7 @@ def attacked(latency_sweep):
             top1_percent=50.0,
             top1_source=payload,
         )
-        for i, payload in enumerate(PAYLOADS)
+        for i, payload in enumerate(payloads)
     )
     tables = tuple(
         replace(each, name=every, path=every, sha256=every, notes=(every,), measured_on=every) for each in found.tables
@@ -153,7 +163,7 @@ def attacked(latency_sweep):
         points=(*points, unsolved),
         references=references,
         tables=tables,
-        commands=tuple(PAYLOADS),
+        commands=tuple(payloads),
         notes=(every,),
         versions=((every, every),),
     )

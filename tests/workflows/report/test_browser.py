@@ -242,6 +242,7 @@ def test_without_scripts_every_design_is_there(browser, files):
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+@pytest.mark.promise("T16")
 def test_a_hundred_attacks_in_every_text_do_nothing(browser, files):
     see(browser)
     found = Opened(browser, files / "attacked.html")

@@ -79,6 +79,16 @@ def test_the_check_of_harm_can_fail(rho_page):
             assert_harmless(text.replace("</main>", f"{harm}</main>"))
 
 
+@pytest.mark.promise("T16", 100)
+def test_an_attack_in_every_text_stays_text(attack, tries):
+    for number in tries:
+        payload, results = attack(number)
+        text = page(results)
+        assert_harmless(text)
+        assert not payload.isprintable() or html.unescape(text).count(payload) > 20
+
+
+@pytest.mark.promise("T16")
 def test_a_hundred_attacks_in_every_text_stay_text(attacked, payloads):
     text = page(attacked)
     assert_harmless(text)
@@ -90,6 +100,7 @@ def test_a_hundred_attacks_in_every_text_stay_text(attacked, payloads):
     assert "\x00" not in text
 
 
+@pytest.mark.promise("T16")
 def test_an_attacked_report_is_written_with_its_plots(attacked, tmp_path):
     written = report(attacked, tmp_path / "report.html", plots_folder=tmp_path / "plots")
     assert written.page.read_text(encoding="utf-8")
