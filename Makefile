@@ -24,7 +24,7 @@ test: $(DEV_STAMP)  ## Install what developing needs, then run all tests on two 
 	$(BIN)/python -m pytest -n 2
 
 stress: $(DEV_STAMP)  ## Try each promise of docs/reliability.md in full, with nothing else running (up to 2 hours).
-	$(BIN)/python benchmarks/stress.py --out benchmarks/results/stress.json --page docs/reliability-tried.md
+	$(BIN)/python benchmarks/stress.py --page docs/reliability-tried.md
 
 lint: $(DEV_STAMP)  ## Check format, style, types and who imports whom.
 	$(BIN)/ruff format --check .

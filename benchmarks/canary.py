@@ -2,52 +2,43 @@
 
 python benchmarks/canary.py --out benchmarks/results/canary.json
 
-A table is profiled first. Then checks of it take turns: one as the machine is, one whose process is stopped
-(SIGSTOP) and continued (SIGCONT) every millisecond or so, as long as makes everything it runs take 1.3 times as long.
-The pause is tuned on a busy loop before the trials; what the canary saw is reported.
+A table is profiled first. Then checks of two tables take turns: of that one, and of one that says that its canary took
+1/1.3 of the time, as a machine of this kind that is slowed 1.3 times since would have it. What the canary takes now is
+measured anew each time.
 """
 
 import argparse
-import contextlib
 import json
-import os
 import re
-import signal
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import origin
 
-RUN_S = 0.001
 PROGRAM = Path(sys.executable).with_name("deepmad-hw")
-LOOP = "import time\nbegin = time.perf_counter()\nfor _ in range(20_000_000): pass\nprint(time.perf_counter() - begin)"
 
 
 def main():
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / "here.csv"
-        _profile(table, options)
-        made_us = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["canary_us"]
-        pause_s = _tuned_pause_s(options.slowdown)
-        trials = [_check(table, pause_s * (index % 2)) for index in range(2 * options.trials)]
+        here = Path(folder) / "here.csv"
+        _profile(here, options)
+        faster = _of_a_faster_machine(here, options.slowdown)
+        trials = [_check(table) for _ in range(options.trials) for table in (here, faster)]
+        made_us = _canary_us(here)
     calm, slow = trials[::2], trials[1::2]
     found = {
         "command": origin.command(),
         "machine": origin.machine(),
-        "pause_us_per_ms": pause_s * 1e6,
+        "slowdown": options.slowdown,
         "found": f"{sum(code == 7 for code, _ in slow)}/{len(slow)}",
         "false_alarms": f"{sum(code != 0 for code, _ in calm)}/{len(calm)}",
         "exit_codes": sorted({code for code, _ in trials}),
-        "canary_over_table": {
-            "calm": _spread([us / made_us for _, us in calm if us]),
-            "slowed": _spread([us / made_us for _, us in slow if us]),
-        },
+        "canary_over_table": _spread([us / made_us for _, us in trials if us]),
     }
     print(json.dumps(found, indent=1))
     if options.out:
@@ -59,54 +50,26 @@ def _profile(table, options):
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
-def _check(table, pause_s):
+def _of_a_faster_machine(table, slowdown):
+    """Return a copy of a table whose canary took less, by a factor."""
+    copy = table.with_name("faster.csv")
+    shutil.copy(table, copy)
+    sidecar = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+    changed = {**sidecar, "name": "faster", "canary_us": sidecar["canary_us"] / slowdown}
+    copy.with_suffix(".json").write_text(json.dumps(changed), encoding="utf-8")
+    return copy
+
+
+def _canary_us(table):
+    return json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["canary_us"]
+
+
+def _check(table):
     """Return the exit code of a check, and what the canary took in microseconds."""
-    process = subprocess.Popen(
-        [PROGRAM, "table", "check", str(table), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with _slowed(process.pid, pause_s):
-        out, err = process.communicate()
-    said = re.search(r"canary takes (\d+) us|\"canary_us\": ([\d.]+)", err + out)
-    return process.returncode, float(said[1] or said[2]) if said else None
-
-
-@contextlib.contextmanager
-def _slowed(pid, pause_s):
-    """Stop a process for `pause_s` after every `RUN_S`; not at all if that is 0."""
-    ended = threading.Event()
-
-    def stutter():
-        with contextlib.suppress(ProcessLookupError):
-            while not ended.is_set():
-                os.kill(pid, signal.SIGSTOP)
-                time.sleep(pause_s)
-                os.kill(pid, signal.SIGCONT)
-                time.sleep(RUN_S)
-
-    thread = threading.Thread(target=stutter, daemon=True)
-    if pause_s:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if pause_s:
-            thread.join()
-
-
-def _tuned_pause_s(slowdown):
-    """Return the pause that makes a busy loop take `slowdown` times as long."""
-    free_s, pause_s = _loop_s(0), (slowdown - 1) * RUN_S
-    for _ in range(6):
-        pause_s *= (slowdown - 1) / max(_loop_s(pause_s) / free_s - 1, 0.01)
-    return pause_s
-
-
-def _loop_s(pause_s):
-    process = subprocess.Popen([sys.executable, "-c", LOOP], stdout=subprocess.PIPE, text=True)
-    with _slowed(process.pid, pause_s):
-        out, _ = process.communicate()
-    return float(out)
+    command = [PROGRAM, "table", "check", str(table), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = re.search(r"canary takes (\d+) us|\"canary_us\": ([\d.]+)", done.stderr + done.stdout)
+    return done.returncode, float(said[1] or said[2]) if said else None
 
 
 def _spread(values):

@@ -77,7 +77,7 @@ def _run(*words):
 
 def _options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="deepmad-r18")
+    parser.add_argument("--config", default="quickstart")
     parser.add_argument("--report", type=Path, help="also write the report there")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()

@@ -1,10 +1,10 @@
 """Tries every promise of docs/reliability.md as often as it says, and prints the table: test, tried, passed.
 
-python benchmarks/stress.py --out benchmarks/results/stress.json --page docs/reliability-tried.md
+python benchmarks/stress.py --page docs/reliability-tried.md
 
 First the tests that are marked as promises, all tenths of each, on two workers. Then, alone on the machine, what only a
-real processor can tell: a busy neighbour, a slower machine, and the soaks. `--only tests` or `--only machine` does
-one half.
+real processor can tell: a busy neighbour, a slower machine, and the soaks. `--only tests` and `--only machine` do one
+half, `--only page` neither; the table is always made of the last results of both.
 """
 
 import argparse
@@ -12,14 +12,14 @@ import datetime
 import json
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import origin
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+TRIED = RESULTS / "tried.json"
+TESTS = ("-m", "pytest", "-q", "-n", "2", "-m", "promise", "--stress", "--tried", "benchmarks/results/tried.json")
 MACHINE = {  # benchmark, its arguments, and where its result lies
     "noise": ("noise.py", "--out", RESULTS / "noise.json"),
     "canary": ("canary.py", "--out", RESULTS / "canary.json"),
@@ -30,27 +30,15 @@ MACHINE = {  # benchmark, its arguments, and where its result lies
 
 def main():
     options = _options()
-    begin = time.monotonic()
-    rows = []
-    if options.only != "machine":
-        rows += _tests()
-    if options.only != "tests":
+    if options.only in (None, "tests"):
+        subprocess.run([sys.executable, *TESTS], stdout=sys.stderr, check=False, cwd=HERE.parent)
+    if options.only in (None, "machine"):
         for name, (program, *words) in MACHINE.items():
             print(f"{name}: {program} {' '.join(map(str, words))}", file=sys.stderr, flush=True)
-            subprocess.run(
-                [sys.executable, str(HERE / program), *map(str, words)], stdout=subprocess.DEVNULL, check=False
-            )
-    rows += _machine()
-    made = {
-        "command": origin.command(),
-        "date": datetime.date.today().isoformat(),
-        "machine": origin.machine(),
-        "seconds": round(time.monotonic() - begin),
-        "rows": rows,
-    }
-    if options.out:
-        options.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    page = _page(made)
+            command = [sys.executable, str(HERE / program), *map(str, words)]
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    rows = [*_tests(), *_machine()]
+    page = _page(rows)
     if options.page:
         options.page.write_text(page, encoding="utf-8")
     print(page)
@@ -58,12 +46,8 @@ def main():
 
 
 def _tests():
-    """Return a row per promise and test, by pytest."""
-    with tempfile.TemporaryDirectory() as folder:
-        tried = Path(folder) / "tried.json"
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "promise", "--stress", "--tried", str(tried)]
-        subprocess.run(command, stdout=sys.stderr, check=False)
-        found = json.loads(tried.read_text(encoding="utf-8"))
+    """Return a row per promise and test."""
+    found = _result("tried")
     named = {name.partition(" ")[::2]: row for name, row in found.items()}
     ordered = sorted(named.items(), key=lambda item: (int(item[0][0].lstrip("T")), item[0][1]))
     return [{"threat": threat, "what": _words(test), **row} for (threat, test), row in ordered]
@@ -95,22 +79,23 @@ def _result(name):
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def _page(made):
+def _page(rows):
     """Return the table as the documents show it."""
+    machine = ", ".join(f"`{_result(name)['command']}`" for name in MACHINE)
     lines = [
-        f"Made by `{made['command']}`, {made['date']}, {made['machine']}.",
+        f"{datetime.date.today().isoformat()}, {origin.machine()}. Made by `python {' '.join(TESTS)}`",
+        f"and, the last {len(MACHINE) + 1} rows, {machine}.",
         "",
         "| threat | what | tried | passed |",
         "|---|---|---:|---:|",
+        *(f"| {row['threat']} | {row['what']} | {row['tried']:,} | {row['passed']:,} |" for row in rows),
     ]
-    lines += [f"| {row['threat']} | {row['what']} | {row['tried']:,} | {row['passed']:,} |" for row in made["rows"]]
     return "\n".join(lines) + "\n"
 
 
 def _options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("tests", "machine"), help="one half; the other's last results are shown")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", choices=("tests", "machine", "page"))
     parser.add_argument("--page", type=Path)
     return parser.parse_args()
 

@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
@@ -109,6 +108,8 @@ def torch_logits(module: torch.nn.Module, images: NDArray[np.float32]) -> NDArra
 
 def onnx_logits(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what an exported file says in ONNX Runtime, one image at a time."""
+    import onnxruntime  # after deepmad_hw, which turns off its reports to its maker
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -146,16 +146,17 @@ def _useful_s(unit: Unit) -> float:
 
 
 def _orders(plan: Plan, units: list[Unit], effort: Effort) -> Iterator[tuple[Probe, int, bool]]:
-    """Return what to measure next: the probe, the round, and whether nothing trustworthy is known of it yet."""
+    """Return what to measure next: the probe, the round, and whether it still lacks rounds that can be trusted."""
     done = {(unit.probe, unit.round) for unit in units}
     for number in range(effort.max_rounds):
         # `units` grows while this runs: each round looks at all rounds before it.
-        passed = _given_up(units) | (_settled(units, effort) if number >= effort.min_rounds else set())
         bad = samples.contaminated(units)
-        known = {unit.probe for unit in units if unit.status == "ok" and (unit.probe, unit.round) not in bad}
+        calm = Counter(unit.probe for unit in units if unit.status == "ok" and (unit.probe, unit.round) not in bad)
+        full = {probe for probe, rounds in calm.items() if rounds >= effort.min_rounds}
+        passed = _given_up(units) | (_settled(units, effort) & full)
         for probe in plan.probes:
             if (probe.name, number) not in done and probe.name not in passed:
-                yield probe, number, probe.name not in known
+                yield probe, number, probe.name not in full
         if all(unit.round != number for unit in units):
             return  # nothing was worth measuring in it, and so nothing will be in later ones
 

@@ -79,6 +79,7 @@ def time_unit(
     if profiled is not None and not any(map(any, nodes.us.values())):
         raise InputFileError("the runtime's profile tells no time of any of its layers", where=probe)
     stolen, ticks = stolen_and_total_ticks()
+    stolen_share = _share(stolen_before, stolen, max(ticks - ticks_before, MIN_TICKS)) if ticks else None
     return Unit(
         probe=probe,
         round=number,
@@ -87,11 +88,7 @@ def time_unit(
         nodes_us={name: tuple(profiled_runs.undisturbed(values[WARM_UP_RUNS:])) for name, values in nodes.us.items()},
         operations=nodes.operations,
         waited=0.0 if scripted else waited,
-        stolen=0.0
-        if scripted
-        else _share(stolen_before, stolen, max(ticks - ticks_before, MIN_TICKS))
-        if ticks
-        else None,
+        stolen=0.0 if scripted else stolen_share,
     )
 
 
