@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import Any
 from deepmad_hw.errors import DeviceLostError, ForeignTableError, InputFileError, StorageError
 
 SCHEMA = 1
+BUSY_S, BUSY_STEP_S = 60.0, 0.01  # how long to wait for others that write to the same file, and between two looks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +74,7 @@ class Journal:
     def __init__(self, path: Path, identity: dict[str, str]) -> None:
         self.path = path
         with _explained(path):
-            self._connection = sqlite3.connect(path, isolation_level=None)
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
         try:
             with _explained(path):
                 self._prepare({"schema": str(SCHEMA), **identity})
@@ -81,7 +83,7 @@ class Journal:
             raise
 
     def _prepare(self, identity: dict[str, str]) -> None:
-        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._write_ahead()
         self._connection.execute("PRAGMA synchronous=FULL")
         self._require_intact()
         # One transaction, so that no kill leaves a journal with half an identity.
@@ -93,6 +95,19 @@ class Journal:
         )
         self._require_identity(identity)
         self._connection.execute("COMMIT")
+
+    def _write_ahead(self) -> None:
+        """Switch the file to WAL mode; where several make one at once, SQLite refuses some without waiting."""
+        deadline_s = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                busy = getattr(error, "sqlite_errorname", "SQLITE_BUSY").startswith("SQLITE_BUSY")
+                if not busy or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(BUSY_STEP_S)
 
     def _require_intact(self) -> None:
         (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
