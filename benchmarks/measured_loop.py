@@ -9,20 +9,18 @@ import argparse
 import datetime
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import origin
+from program import TABLE, answer
 
 from deepmad_hw.optimize.solve import versions
 from deepmad_hw.workflows.loop import LOOP_FILE
 from deepmad_hw.workflows.networks import DESIGN_FILE
 
-TABLE = "latency_tables/amd-epyc-25-17-1-2cores/onnxruntime-fp32-b1-t1.csv"
-CALL = "import sys; from deepmad_hw.cli import main; sys.exit(main())"
 BUDGETS_MS = (12, 15, 18, 22, 26, 30, 35, 40)
 LOW, HIGH = 0.93, 1.03
 LEAST_GOOD = 7
@@ -62,14 +60,14 @@ def main():
 def _points(options, folder):
     budgets = ",".join(f"{budget_ms}ms" for budget_ms in BUDGETS_MS)
     sweep = ("sweep", options.config, "--latency", f"{options.table}={budgets}", "--gap", "1%")
-    _run(*sweep, "--method", options.method, "--measure", "--out", str(folder))
+    answer(*sweep, "--method", options.method, "--measure", "--out", str(folder))
     results = json.loads((folder / "sweep.json").read_text())
     files = []
     for asked in results["plan"]:  # under names of their own: their folders are all called alike
         file = folder / f"{asked['name']}.json"
         shutil.copy(folder / asked["folder"] / DESIGN_FILE, file)
         files.append(str(file))
-    rows = json.loads(_run("bench", "--table", options.table, "--json", *files))
+    rows = json.loads(answer("bench", "--table", options.table, "--json", *files))
     found = []
     for asked, budget_ms, row in zip(results["plan"], BUDGETS_MS, rows, strict=True):
         rounds = [each for each in results["rounds"] if each["point"] == asked["name"]]
@@ -87,12 +85,6 @@ def _points(options, folder):
             }
         )
     return found
-
-
-def _run(*words):
-    done = subprocess.run([sys.executable, "-c", CALL, *words], stdout=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 0, f"deepmad-hw {' '.join(words)} ended with {done.returncode}"
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -11,31 +11,28 @@ One sweep designs for the budgets, is corrected on the device (`--measure`), and
 import argparse
 import datetime
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import origin
+from program import TABLE, answer
 
 from deepmad_hw.optimize.solve import versions
 
-TABLE = "latency_tables/amd-epyc-25-17-1-2cores/onnxruntime-fp32-b1-t1.csv"
-CALL = "import sys; from deepmad_hw.cli import main; sys.exit(main())"
 YARDSTICKS = ("mobilenet_v2", "resnet18", "resnet50")
 
 
 def main():
     options = _options()
-    rows = json.loads(_run("bench", "--table", TABLE, "--json", *YARDSTICKS))
+    rows = json.loads(answer("bench", "--table", TABLE, "--json", *YARDSTICKS))
     budgets_ms = {row["name"]: row["measured_ms"] / row["drift"] for row in rows}
     with tempfile.TemporaryDirectory() as name:
         asked = ",".join(f"{budget_ms:.4g}ms" for budget_ms in sorted(budgets_ms.values()))
         sweep = ("sweep", options.config, "--latency", f"{TABLE}={asked}", "--gap", "1%", "--measure", "--compare")
-        _run(*sweep, "--out", name)
+        answer(*sweep, "--out", name)
         results = json.loads((Path(name) / "sweep.json").read_text(encoding="utf-8"))
         if options.report:
-            _run("report", name, "--out", str(options.report))
+            answer("report", name, "--out", str(options.report))
     made = {
         "command": origin.command(),
         "date": datetime.date.today().isoformat(),
@@ -67,12 +64,6 @@ def _designs(results):
             "rho": max(point["rho"]),
             **{key: point[key] for key in ("objective", "bound", "macs", "params", "memory_bytes")},
         }
-
-
-def _run(*words):
-    done = subprocess.run([sys.executable, "-c", CALL, *words], stdout=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 0, f"deepmad-hw {' '.join(words)} ended with {done.returncode}"
-    return done.stdout
 
 
 def _options():

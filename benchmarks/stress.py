@@ -18,7 +18,6 @@ import origin
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-TRIED = RESULTS / "tried.json"
 TESTS = ("-m", "pytest", "-q", "-n", "2", "-m", "promise", "--stress", "--tried", "benchmarks/results/tried.json")
 MACHINE = {  # benchmark, its arguments, and where its result lies
     "noise": ("noise.py", "--out", RESULTS / "noise.json"),

@@ -22,11 +22,10 @@ import time
 from pathlib import Path
 
 import origin
+from program import CALL, TABLE
 
 from deepmad_hw.optimize.solve import versions
 
-TABLE = "latency_tables/amd-epyc-25-17-1-2cores/onnxruntime-fp32-b1-t1.csv"
-CALL = "import sys; from deepmad_hw.cli import main; sys.exit(main())"
 SWEEPS = {
     "latency": ("deepmad-r18", "--latency", f"{TABLE}=10ms:60ms:12", "--gap", "1%"),
     "macs": ("deepmad-r18", "--macs", "0.5G:3G:10", "--gap", "1%"),
