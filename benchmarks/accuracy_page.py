@@ -51,7 +51,7 @@ calm one of the same network exists.
 
 - *Random* networks: {random} draws from the spaces of all four families at 224x224 pixels, seed {seed}. They were
   committed before anything was measured.
-- *Designs*: what the optimiser makes of a latency limit. {designs} were asked of a table of the day before;
+- *Designs*: what the optimiser makes of a latency limit. {designs} were asked of the table that comes along;
   {new_designs} of the very table that is tested here, so that the optimiser has searched for its mistakes. These last
   were measured in a run of their own right after, brought to the same usual speed by the canary.
 - *Well-known* networks: {references}. Rescaled copies of

@@ -3,11 +3,12 @@
 python benchmarks/runtimes.py --out benchmarks/results/runtimes.json --page docs/runtimes-on-cpu.md
 
 Runtimes and precisions take turns network by network, round by round. A network's time is the median over rounds of the
-median of its unprofiled runs; a kind's time is the sum over its layers in all networks, each runtime's profile scaled
-to the unprofiled network.
+median of its unprofiled runs; a kind's time is the sum over its layers in all networks, what each runtime's profiler
+adds taken off.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -99,13 +100,14 @@ def _networks_ms(units):
 
 def _kinds_ms(plan, units):
     found = defaultdict(lambda: defaultdict(float))
+    probes = {probe.name: probe for probe in plan.probes}
     for (network, runtime, precision), measured in units.items():
-        probe = next(probe for probe in plan.probes if probe.name == network)
-        for node in probe.nodes:
-            times_us = [
-                statistics.median(unit.nodes_us.get(node.name, (0.0,))) * samples.unprofiled_share(unit)
-                for unit in measured
-            ]
+        alike = list(itertools.chain.from_iterable(units[each, runtime, precision] for each in NETWORKS))
+        factors = samples.drift_factors(alike)
+        added_us = samples.profiler_us(alike, factors)
+        rounds = [samples.unprofiled_us(unit, added_us * factors[network, unit.round]) for unit in measured]
+        for node in probes[network].nodes:
+            times_us = [statistics.median(nodes_us.get(node.name, (0.0,))) for nodes_us in rounds]
             found[_kind(node.spec)][f"{runtime} {precision}"] += statistics.median(times_us) / 1e3
     return {kind: dict(times) for kind, times in found.items()}
 

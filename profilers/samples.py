@@ -1,12 +1,12 @@
-"""From timed units to measurements: drift divided out, node times scaled to the unprofiled network. Layer 3."""
+"""From timed units to measurements: drift divided out, what the profiler adds taken off. Layer 3."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement
@@ -23,6 +23,8 @@ MAX_OWN_LEVEL = 1.25  # its network over what that took in the best quarter of a
 MAX_GAP = 0.1  # of the median, between two neighbours of the sorted times that part them into two crowds
 MIN_CROWD = 0.25  # share of the times that makes a crowd
 MIN_RUNS_OF_CROWDS = 12  # fewer say nothing about crowds
+
+LEAST_KEPT = 0.1  # share of a node's profiled time that is left to it, whatever the profiler is said to add
 
 
 def canary_level_us(unit: Unit) -> float:
@@ -59,7 +61,7 @@ def two_crowds(times: Sequence[float]) -> bool:
         return False
     ordered, crowd = sorted(times), math.ceil(MIN_CROWD * len(times))
     inner = ordered[crowd - 1 : len(ordered) - crowd + 1]
-    return max(right - left for left, right in pairwise(inner)) > MAX_GAP * statistics.median(ordered)
+    return max(right - left for left, right in itertools.pairwise(inner)) > MAX_GAP * statistics.median(ordered)
 
 
 def contaminated(units: Iterable[Unit]) -> set[tuple[str, int]]:
@@ -152,8 +154,8 @@ def networks(units: Iterable[Unit]) -> list[NetworkMeasurement]:
 def layers(plan: Plan, units: Iterable[Unit]) -> list[LayerMeasurement]:
     """Return what every layer of the plan's probes takes inside a network.
 
-    The profiler slows a network down. Its times are scaled, per probe and round, by the unprofiled over the
-    profiled total, so that the layers of a probe add up to the time it takes unprofiled.
+    The profiler slows a network down, every operation by about as much. That is taken off, and what is left is scaled,
+    per probe and round, so that the layers of a probe add up to the time it takes unprofiled.
 
     Args:
         plan: names the layers.
@@ -166,13 +168,14 @@ def layers(plan: Plan, units: Iterable[Unit]) -> list[LayerMeasurement]:
     everything, bad = trusted(units), contaminated(units)
     factors = drift_factors(everything)  # as in `networks`, so that layers and networks have one usual speed
     kept = [unit for unit in everything if unit.probe in specs]
+    added_us = profiler_us(kept, factors)
     samples: dict[LayerSpec, list[float]] = defaultdict(list)
     calm: set[LayerSpec] = set()
     for unit in kept:
-        scale = unprofiled_share(unit) / factors[unit.probe, unit.round]
-        for name, values in unit.nodes_us.items():
+        drift = factors[unit.probe, unit.round]
+        for name, values in unprofiled_us(unit, added_us * drift).items():
             spec = specs[unit.probe][name]
-            samples[spec] += [value * scale for value in values if value > 0]
+            samples[spec] += [value / drift for value in values if value > 0]
             if (unit.probe, unit.round) not in bad:
                 calm.add(spec)
     rows = [
@@ -183,14 +186,50 @@ def layers(plan: Plan, units: Iterable[Unit]) -> list[LayerMeasurement]:
     return rows + _failed(plan, units, {row.spec for row in rows})
 
 
-def unprofiled_share(unit: Unit) -> float:
-    """Return the unprofiled total over the sum of the profiled node times, by their medians.
+def profiler_us(units: Iterable[Unit], factors: Mapping[tuple[str, int], float]) -> float:
+    """Return what the profiler adds to the time of an operation, the same for all, at the machine's usual speed.
+
+    The median of what the networks show, weighted by how well they do: those of many short operations show it best, and
+    disturbed ones move it little. That is the line through zero that fits the slowdowns by absolute deviations.
+
+    Args:
+        units: measured units with node times, of one runtime and one precision.
+        factors: how slow the machine was during each, see `drift_factors`.
+    """
+    shown = []
+    for unit in units:
+        whole_us, operations = statistics.median(unit.total_us), sum(_operations(unit).values())
+        usual = operations * factors[unit.probe, unit.round]
+        shown.append(((_total_us(unit.nodes_us) - whole_us) / usual, usual / whole_us))
+    half = sum(weight for _, weight in shown) / 2
+    passed = itertools.accumulate(weight for _, weight in sorted(shown))
+    middle = (added_us for (added_us, _), weight in zip(sorted(shown), passed, strict=True) if weight >= half)
+    return max(0.0, next(middle, 0.0))
+
+
+def unprofiled_us(unit: Unit, added_us: float) -> dict[str, tuple[float, ...]]:
+    """Return each node's times without the profiler; their sum's median is that of the unprofiled network.
 
     Args:
         unit: a measured unit with node times.
+        added_us: what the profiler adds to an operation meanwhile, see `profiler_us`.
     """
-    runs: list[float] = [sum(run) for run in zip(*unit.nodes_us.values(), strict=True)]
-    return statistics.median(unit.total_us) / statistics.median(runs)
+    operations = _operations(unit)
+    kept_us = {
+        name: tuple(max(value - added_us * operations[name], LEAST_KEPT * value) for value in values)
+        for name, values in unit.nodes_us.items()
+    }
+    scale = statistics.median(unit.total_us) / _total_us(kept_us)
+    return {name: tuple(value * scale for value in values) for name, values in kept_us.items()}
+
+
+def _operations(unit: Unit) -> dict[str, int]:
+    return {name: max(unit.operations.get(name, 1), 1) for name in unit.nodes_us}
+
+
+def _total_us(nodes_us: Mapping[str, Sequence[float]]) -> float:
+    runs: list[float] = [sum(run) for run in zip(*nodes_us.values(), strict=True)]
+    return statistics.median(runs)
 
 
 def _failed(plan: Plan, units: list[Unit], known: set[LayerSpec]) -> list[LayerMeasurement]:

@@ -20,6 +20,7 @@ from profilers import run, samples
 from profilers.backend import Settings
 from profilers.journal import device_lock
 from profilers.plan import LAYERS
+from profilers.replay import PROFILER_US_PER_NODE, layer_us
 from profilers.run import Effort
 from profilers.timing import Rhythm
 
@@ -230,10 +231,19 @@ def test_two_measurements_at_once_are_refused(packed):
     assert not (plan.folder / "other").exists()
 
 
-def test_drift_is_divided_out_of_a_whole_run(packed):
+def test_layers_take_what_the_script_says_though_its_profiler_adds_to_each(packed):
     plan = packed()
+    _, units = measure(plan)
+    rows = {row.spec: row.median_us for row in samples.layers(plan, units)}
+    specs = {node.spec for probe in plan.probes if probe.kind == LAYERS for node in probe.nodes}
+    assert rows == pytest.approx({spec: layer_us(spec, gmacs=20) for spec in specs})
+
+
+def test_drift_is_divided_out_of_a_whole_run(packed):
+    """A slow one: what slows a unit's profiled runs more than those before them counts as the profiler's."""
+    plan = packed(12)
     measured = {}
-    for name, script in (("calm", ""), ("drifting", "drift=4")):
+    for name, script in (("calm", ""), ("drifting", "drift=1")):
         _, units = measure(plan, script=script, journal=plan.folder / name, rhythm=Rhythm(blocks=4, max_runs=4))
         levels = [samples.canary_level_us(unit) for unit in units]
         measured[name] = {row.name: row.median_us for row in samples.networks(units)}
@@ -386,8 +396,9 @@ def share_within(span, found):
 
 def levels(unit):
     """Return what a unit says of its network and of each of its layers, over its canary."""
-    share, usual = samples.unprofiled_share(unit) if unit.nodes_us else 0.0, samples.canary_level_us(unit)
-    nodes = {name: statistics.median(values) * share / usual for name, values in unit.nodes_us.items()}
+    usual = samples.canary_level_us(unit)
+    times_us = samples.unprofiled_us(unit, PROFILER_US_PER_NODE) if unit.nodes_us else {}
+    nodes = {name: statistics.median(values) / usual for name, values in times_us.items()}
     return nodes | {"": statistics.median(unit.total_us) / usual}
 
 

@@ -1,4 +1,4 @@
-"""From units to measurements: drift divided out, nodes scaled to the unprofiled network, disturbances dropped."""
+"""From units to measurements: drift divided out, what the profiler adds taken off, disturbances dropped."""
 
 import statistics
 from dataclasses import replace
@@ -52,6 +52,10 @@ def medians(rows):
     return {row.spec: row.median_us for row in rows}
 
 
+def added(units):
+    return samples.profiler_us(units, samples.drift_factors(units))
+
+
 def test_layers_add_up_to_the_unprofiled_network():
     rows = medians(samples.layers(plan(A), [unit("a")]))
     assert rows == pytest.approx({ONE: 100 * 30 / 80, TWO: 100 * 50 / 80})
@@ -68,6 +72,50 @@ def test_layers_add_up_whatever_the_profiler_costs(nodes, total, runs, slow):
     measured = unit("p", slow=slow, total=(total,) * runs, nodes=[(value,) * runs for value in nodes])
     rows = samples.layers(plan(probe("p", *specs)), [measured])
     assert sum(row.median_us for row in rows) == pytest.approx(total * slow)  # one unit is its own usual speed
+
+
+@given(
+    networks=st.lists(
+        st.lists(st.tuples(st.floats(5, 1e4), st.integers(1, 4)), min_size=1, max_size=6), min_size=1, max_size=4
+    ),
+    added_us=st.floats(0.01, 5),
+)
+def test_what_the_profiler_adds_to_every_operation_is_taken_off(networks, added_us):
+    specs = iter(spec(channels) for channels in range(1, 100))
+    truth, probes, units = {}, [], []
+    for number, nodes in enumerate(networks):
+        probes.append(probe(f"p{number}", *(each := [next(specs) for _ in nodes])))
+        truth |= {layer: us for layer, (us, _) in zip(each, nodes, strict=True)}
+        units.append(
+            unit(
+                f"p{number}",
+                total=(sum(us for us, _ in nodes),) * 3,
+                nodes=[(us + added_us * operations,) * 3 for us, operations in nodes],
+                operations={f"n{index}": operations for index, (_, operations) in enumerate(nodes)},
+            )
+        )
+    assert added(units) == pytest.approx(added_us, abs=1e-6)
+    assert medians(samples.layers(plan(*probes), units)) == pytest.approx(truth)
+
+
+def test_a_node_as_short_as_what_the_profiler_adds_keeps_some_time():
+    measured = unit("a", total=(96.0,) * 3, nodes=((2.0,) * 3, (98.0,) * 3))  # two microseconds an operation
+    assert added([measured]) == pytest.approx(2)
+    rows = medians(samples.layers(plan(A), [measured]))
+    assert rows[ONE] == pytest.approx(0.2, rel=0.01)
+    assert sum(rows.values()) == pytest.approx(96)
+
+
+def test_a_profiler_that_sees_less_than_the_whole_adds_nothing():
+    assert added([unit("a")]) == 0.0
+    assert added([]) == 0.0
+
+
+def test_what_the_profiler_adds_is_told_by_short_networks():
+    """Two percent of noise on a long network are more microseconds than the profiler adds to it."""
+    short = unit("a", total=(20.0,) * 3, nodes=((13.0,) * 3, (13.0,) * 3))
+    noisy = unit("b", total=(10_000.0,) * 3, nodes=((5_100.0,) * 3, (5_100.0,) * 3))
+    assert added([short, noisy]) == pytest.approx(3, rel=0.01)
 
 
 def test_drift_is_divided_out_of_layers_and_networks():
