@@ -20,7 +20,7 @@ from profilers import run, samples
 from profilers.backend import Settings
 from profilers.journal import device_lock
 from profilers.plan import LAYERS
-from profilers.replay import PROFILER_US_PER_NODE, layer_us
+from profilers.replay import layer_us
 from profilers.run import Effort
 from profilers.timing import Rhythm
 
@@ -395,9 +395,12 @@ def share_within(span, found):
 
 
 def levels(unit):
-    """Return what a unit says of its network and of each of its layers, over its canary."""
+    """Return what a unit says of its network and of each of its layers, over its canary.
+
+    A layer's share is taken as profiled. What the profiler adds is found from all units; rows are judged without it.
+    """
     usual = samples.canary_level_us(unit)
-    times_us = samples.unprofiled_us(unit, PROFILER_US_PER_NODE) if unit.nodes_us else {}
+    times_us = samples.unprofiled_us(unit, 0.0) if unit.nodes_us else {}
     nodes = {name: statistics.median(values) / usual for name, values in times_us.items()}
     return nodes | {"": statistics.median(unit.total_us) / usual}
 
