@@ -100,15 +100,17 @@ def _networks_ms(units):
 
 def _kinds_ms(plan, units):
     found = defaultdict(lambda: defaultdict(float))
-    probes = {probe.name: probe for probe in plan.probes}
-    for (network, runtime, precision), measured in units.items():
-        alike = list(itertools.chain.from_iterable(units[each, runtime, precision] for each in NETWORKS))
-        factors = samples.drift_factors(alike)
-        added_us = samples.profiler_us(alike, factors)
-        rounds = [samples.unprofiled_us(unit, added_us * factors[network, unit.round]) for unit in measured]
-        for node in probes[network].nodes:
-            times_us = [statistics.median(nodes_us.get(node.name, (0.0,))) for nodes_us in rounds]
-            found[_kind(node.spec)][f"{runtime} {precision}"] += statistics.median(times_us) / 1e3
+    for runtime, precision in itertools.product(RUNTIMES, PRECISIONS):
+        measured = [unit for network in NETWORKS for unit in units[network, runtime, precision]]
+        factors = samples.drift_factors(measured)
+        added_us = samples.profiler_us(measured, factors)
+        rounds = defaultdict(list)
+        for unit in measured:
+            rounds[unit.probe].append(samples.unprofiled_us(unit, added_us * factors[unit.probe, unit.round]))
+        for probe in plan.probes:
+            for node in probe.nodes:
+                times_us = [statistics.median(nodes_us.get(node.name, (0.0,))) for nodes_us in rounds[probe.name]]
+                found[_kind(node.spec)][f"{runtime} {precision}"] += statistics.median(times_us) / 1e3
     return {kind: dict(times) for kind, times in found.items()}
 
 

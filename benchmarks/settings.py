@@ -83,7 +83,6 @@ def _tried(name, asked, subjects, options):
         table = profile(request, out=path)
         profiled_s = time.monotonic() - begin
         rows = bench(subjects, table=path, seconds_per_network=options.seconds)
-    margin = TableModel(table).margin
     errors = [math.inf if row.error is None else row.error for row in rows]
     known = [error for error in errors if math.isfinite(error)]
     print(f"{asked[0].resolution} {name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
@@ -95,8 +94,8 @@ def _tried(name, asked, subjects, options):
         "median_error": statistics.median(map(abs, errors)),
         "worst_error": max(map(abs, errors)),
         "signed_mean_error": statistics.mean(known) if known else None,
-        "margin": margin,
-        "outside_margin": sum(abs(row.measured_ms / row.predicted_ms - 1) > margin for row in rows if row.predicted_ms),
+        "margin": TableModel(table).margin,
+        "outside_margin": sum(not row.lower_ms <= row.measured_ms <= row.upper_ms for row in rows if row.upper_ms),
         "networks": {
             row.name: {"predicted_ms": row.predicted_ms, "measured_ms": row.measured_ms, "uncovered": row.uncovered[:1]}
             for row in rows

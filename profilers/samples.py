@@ -201,9 +201,9 @@ def profiler_us(units: Iterable[Unit], factors: Mapping[tuple[str, int], float])
         whole_us, operations = statistics.median(unit.total_us), sum(_operations(unit).values())
         usual = operations * factors[unit.probe, unit.round]
         shown.append(((_total_us(unit.nodes_us) - whole_us) / usual, usual / whole_us))
-    half = sum(weight for _, weight in shown) / 2
-    passed = itertools.accumulate(weight for _, weight in sorted(shown))
-    middle = (added_us for (added_us, _), weight in zip(sorted(shown), passed, strict=True) if weight >= half)
+    shown.sort()
+    passed = list(itertools.accumulate(weight for _, weight in shown))
+    middle = (added_us for (added_us, _), weight in zip(shown, passed, strict=True) if weight >= passed[-1] / 2)
     return max(0.0, next(middle, 0.0))
 
 
