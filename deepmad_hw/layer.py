@@ -9,8 +9,22 @@ from deepmad_hw.errors import ConfigError
 
 OPERATIONS = ("conv", "linear", "avg_pool", "max_pool", "global_pool", "scale", "add")
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid")
+# Operations outside the block families, each timed by a law of its own; see `OperationSpec`.
+KINDS = (
+    *("batch_norm", "group_norm", "instance_norm", "layer_norm"),
+    *("abs", "clip", "elu", "erf", "exp", "gelu", "hardsigmoid", "hardswish", "leaky_relu", "log", "mish", "neg", "pow"),
+    *("prelu", "reciprocal", "relu", "sigmoid", "silu", "softplus", "sqrt", "tanh", "other_unary"),
+    *("add", "sub", "mul", "div", "other_binary"),  # two tensors of one shape
+    *("add_broadcast", "sub_broadcast", "mul_broadcast", "div_broadcast", "other_binary_broadcast"),
+    *("concat", "expand", "gather", "pad", "resize_linear", "resize_nearest", "slice", "split", "tile", "transpose"),
+    *("depth_to_space", "reduce", "softmax", "max_pool", "avg_pool", "global_pool"),
+    *("cast", "quantize", "dequantize", "reorder"),  # changes of type, and of memory layout
+    *("conv", "depthwise_conv", "grouped_conv", "conv_transpose", "matmul"),
+)
+VALUE_TYPES = ("fp32", "fp16", "int8", "other")  # int8: bytes, with or without a sign
 IMAGE = "image"  # name of a graph's one input tensor
 LARGEST_SIZE = 10**9 - 1  # what a table's cell holds; no layer comes near it
+LARGEST_AMOUNT = 2**50  # values or multiply-adds of one operation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -100,6 +114,57 @@ def out_pixels(pixels: int, *, kernel: int, stride: int) -> int:
     """
     padding = kernel // 2 if kernel % 2 else 0
     return (pixels + 2 * padding - kernel) // stride + 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class OperationSpec:
+    """An operation that is no layer of a block family, by the amounts of work that its time follows.
+
+    A table holds a law for each kind and value type, fitted to measured operations: time is a sum of non-negative
+    shares of a call, of values read and written, of multiply-adds, and of weights.
+
+    Args:
+        kind: one of `KINDS`. Convolutions here are those that `LayerSpec` cannot say: dilated, non-square, of even
+            kernels or of groups wider than one channel; pooling is that of windows which no family has.
+        value_type: one of `VALUE_TYPES`, of what it computes on.
+        read_values: values of its inputs that are computed in the network, constants left out.
+        written_values: values of its outputs.
+        macs: multiply-adds; for pooling, values that its windows visit; 0 where values are only moved.
+        weight_values: values of its constants, such as a kernel.
+
+    Amounts are for one image; the laws of a table speak of its batch.
+
+    Example:
+        >>> OperationSpec(kind="concat", read_values=2 * 64 * 28 * 28, written_values=128 * 28 * 28).moved_values
+        200704
+    """
+
+    kind: str
+    value_type: str = "fp32"
+    read_values: int
+    written_values: int
+    macs: int = 0
+    weight_values: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse amounts that are no operation."""
+        if self.kind not in KINDS:
+            raise ConfigError(f"unknown kind of operation {self.kind!r}", where="kind")
+        if self.value_type not in VALUE_TYPES:
+            raise ConfigError(
+                f"unknown value type {self.value_type!r}, expected one of {', '.join(VALUE_TYPES)}", where="value_type"
+            )
+        for field in ("read_values", "written_values", "macs", "weight_values"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_AMOUNT:
+                raise ConfigError(f"expected a whole number from 0 to {LARGEST_AMOUNT}, got {value!r:.40}", where=field)
+        if not self.read_values or not self.written_values:
+            raise ConfigError("reads or writes nothing", where="read_values")
+
+    @property
+    def moved_values(self) -> int:
+        """Return the values read and written, weights left out."""
+        return self.read_values + self.written_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

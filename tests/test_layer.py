@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.layer import ACTIVATIONS, IMAGE, OPERATIONS, Graph, LayerSpec, Node, out_pixels
+from deepmad_hw.layer import OperationSpec, ACTIVATIONS, IMAGE, OPERATIONS, Graph, LayerSpec, Node, out_pixels
 
 
 def conv(**changes):
@@ -152,3 +152,24 @@ def test_a_residual_of_another_shape_is_refused():
 def test_an_unknown_output_is_refused():
     with pytest.raises(ConfigError, match="net: output 'last' is no node"):
         graph(FIRST, outputs=("last",))
+
+
+def test_an_operation_moves_what_it_reads_and_writes():
+    assert OperationSpec(kind="concat", read_values=100, written_values=100, weight_values=7).moved_values == 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"kind": "dance"}, "unknown kind of operation 'dance'"),
+        ({"value_type": "fp8"}, "unknown value type 'fp8'"),
+        ({"read_values": 0}, "reads or writes nothing"),
+        ({"written_values": 0}, "reads or writes nothing"),
+        ({"macs": -1}, "expected a whole number from 0"),
+        ({"weight_values": True}, "expected a whole number from 0"),
+        ({"macs": 2**51}, "expected a whole number from 0"),
+    ],
+)
+def test_an_operation_of_impossible_amounts_is_refused(wrong, words):
+    with pytest.raises(ConfigError, match=words):
+        OperationSpec(**{"kind": "concat", "read_values": 1, "written_values": 1, **wrong})
