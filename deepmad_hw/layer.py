@@ -12,14 +12,28 @@ ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsig
 # Operations outside the block families, each timed by a law of its own; see `OperationSpec`.
 KINDS = (
     *("batch_norm", "group_norm", "instance_norm", "layer_norm"),
-    *("abs", "clip", "elu", "erf", "exp", "gelu", "hardsigmoid", "hardswish", "leaky_relu", "log", "mish", "neg", "pow"),
+    *(
+        "abs",
+        "clip",
+        "elu",
+        "erf",
+        "exp",
+        "gelu",
+        "hardsigmoid",
+        "hardswish",
+        "leaky_relu",
+        "log",
+        "mish",
+        "neg",
+        "pow",
+    ),
     *("prelu", "reciprocal", "relu", "sigmoid", "silu", "softplus", "sqrt", "tanh", "other_unary"),
     *("add", "sub", "mul", "div", "other_binary"),  # two tensors of one shape
     *("add_broadcast", "sub_broadcast", "mul_broadcast", "div_broadcast", "other_binary_broadcast"),
     *("concat", "expand", "gather", "pad", "resize_linear", "resize_nearest", "slice", "split", "tile", "transpose"),
     *("depth_to_space", "reduce", "softmax", "max_pool", "avg_pool", "global_pool"),
     *("cast", "quantize", "dequantize", "reorder"),  # changes of type, and of memory layout
-    *("conv", "depthwise_conv", "grouped_conv", "conv_transpose", "matmul"),
+    *("conv", "depthwise_conv", "grouped_conv", "conv_transpose", "matmul", "recurrent"),
 )
 VALUE_TYPES = ("fp32", "fp16", "int8", "other")  # int8: bytes, with or without a sign
 IMAGE = "image"  # name of a graph's one input tensor

@@ -23,6 +23,8 @@ _BACKENDS = {
     "torch_cuda": "profilers.torch_cuda:BACKEND",
     "torch_cuda_eager": "profilers.torch_cuda:EAGER",
 }
+# Whose address space may be limited to the machine's memory; those of cards map more addresses than there is memory.
+LIMITED_RUNTIMES = ("onnxruntime", "openvino", "replay")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

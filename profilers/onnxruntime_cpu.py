@@ -38,8 +38,7 @@ _LAYOUT_CHANGES = ("ReorderInput", "ReorderOutput")
 
 
 class _OrtSession:
-    def __init__(self, path: Path, probe: Probe, settings: Settings, *, profiled: bool) -> None:
-        import numpy as np
+    def __init__(self, plan: Plan, probe: Probe, settings: Settings, *, profiled: bool) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -56,9 +55,10 @@ class _OrtSession:
             self._folder = tempfile.TemporaryDirectory(prefix="deepmad-hw-")
             options.profile_file_prefix = str(Path(self._folder.name) / "trace")
         with _memory_errors():
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        name = self._session.get_inputs()[0].name
-        self._feed = {name: np.random.default_rng(0).standard_normal(probe.input_shape, dtype=np.float32)}
+            self._session: Any = ort.InferenceSession(
+                str(plan.path(probe)), options, providers=["CPUExecutionProvider"]
+            )
+        self._feed = plan.feed(probe, image=next((each.name for each in self._session.get_inputs()), ""))
 
     def run(self) -> float:
         with _memory_errors():
@@ -156,7 +156,7 @@ class _OrtBackend:
         )
 
     def load(self, plan: Plan, probe: Probe, settings: Settings, *, profiled: bool) -> _OrtSession:
-        return _OrtSession(plan.path(probe), probe, settings, profiled=profiled)
+        return _OrtSession(plan, probe, settings, profiled=profiled)
 
 
 BACKEND = _OrtBackend()

@@ -12,7 +12,6 @@ import importlib.util
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from deepmad_hw.errors import MissingExtraError
@@ -29,12 +28,11 @@ Operations = list[tuple[str, float]]  # name and microseconds, in order; 0 of wh
 
 
 class _OpenVinoSession:
-    def __init__(self, path: Path, probe: Probe, settings: Settings, *, profiled: bool) -> None:
-        import numpy as np
+    def __init__(self, plan: Plan, probe: Probe, settings: Settings, *, profiled: bool) -> None:
         import openvino
 
         compiled = openvino.Core().compile_model(
-            path,
+            plan.path(probe),
             "CPU",
             {
                 "PERFORMANCE_HINT": "LATENCY",
@@ -47,8 +45,9 @@ class _OpenVinoSession:
             },
         )
         self._request: Any = compiled.create_infer_request()
-        self._image = np.random.default_rng(0).standard_normal(probe.input_shape, dtype=np.float32)
-        self._request.set_input_tensor(openvino.Tensor(self._image, shared_memory=True))
+        self._feed = plan.feed(probe, image=next((each.any_name for each in compiled.inputs), ""))
+        for name, values in self._feed.items():
+            self._request.set_tensor(name, openvino.Tensor(values, shared_memory=True))
         self._probe, self._profiled = probe, profiled
         self._runs = 0
         self._lazy: Operations = []
@@ -138,7 +137,7 @@ class _OpenVinoBackend:
         )
 
     def load(self, plan: Plan, probe: Probe, settings: Settings, *, profiled: bool) -> _OpenVinoSession:
-        return _OpenVinoSession(plan.path(probe), probe, settings, profiled=profiled)
+        return _OpenVinoSession(plan, probe, settings, profiled=profiled)
 
 
 BACKEND = _OpenVinoBackend()

@@ -25,11 +25,13 @@ class Probe:
 
     Args:
         name: unique in the plan.
-        file: ONNX file, relative to the plan's folder or absolute.
+        file: ONNX file, relative to the plan's folder.
         kind: `LAYERS` or `NETWORK`.
-        input_shape: batch, channels, height, width.
+        input_shape: batch, channels, height, width of its image, zeros where `feed` gives all inputs.
         weight_bytes: size of its weights, to know how many networks fit into memory.
         nodes: its layers, empty for a file that says nothing of them.
+        feed: file in the plan's folder with the values of all inputs (``names``, ``array0``, ``array1``, ...); empty
+            for one image of random values.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Probe:
     input_shape: tuple[int, int, int, int]
     weight_bytes: int
     nodes: tuple[Node, ...] = ()
+    feed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +70,20 @@ class Plan:
             probe: one of the plan's.
         """
         return self.folder / probe.file
+
+    def feed(self, probe: Probe, *, image: str) -> dict[str, Any]:
+        """Return values for all inputs of a probe, as arrays by name.
+
+        Args:
+            probe: one of the plan's.
+            image: name of its one input, where the plan holds no values.
+        """
+        import numpy as np
+
+        if not probe.feed:
+            return {image: np.random.default_rng(0).standard_normal(probe.input_shape, dtype=np.float32)}
+        with np.load(self.folder / probe.feed, allow_pickle=False) as archive:
+            return {str(name): archive[f"array{index}"] for index, name in enumerate(archive["names"])}
 
 
 def read_plan(folder: Path) -> Plan:
@@ -117,4 +134,5 @@ def _probe(item: dict[str, Any]) -> Probe:
         input_shape=(batch, channels, height, width),
         weight_bytes=item["weight_bytes"],
         nodes=nodes,
+        feed=item.get("feed", ""),
     )

@@ -12,6 +12,7 @@ from deepmad_hw.cli import options, output
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
+    from deepmad_hw.exporters.onnx_inputs import InputRequest
     from deepmad_hw.workflows.bench import BenchRow
     from deepmad_hw.workflows.bench_runtimes import RuntimeRow
 
@@ -33,6 +34,17 @@ def bench(
     ] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time per network, about.")] = 6.0,
     layers: Annotated[bool, typer.Option("--layers", help="Predict each layer too; needs --table.")] = False,
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input",
+            metavar="[NAME=]SHAPE",
+            help="Shape of an ONNX file's input where the file leaves it free, such as 1x3x320x320.",
+        ),
+    ] = [],  # noqa: B006 - read only
+    data: Annotated[
+        Path | None, typer.Option(metavar="INPUTS.npz", help="Values of ONNX files' inputs, one array for each.")
+    ] = None,
     runtime: Annotated[
         list[str],
         typer.Option(metavar="NAME", help="Measure on this runtime, side by side with others; all: each that is here."),
@@ -45,8 +57,9 @@ def bench(
 
     if runtime and (table is not None or predict_only or layers):
         raise ConfigError("a table belongs to one runtime", where="--runtime", hint="leave --runtime or --table away")
+    request = _requested(inputs, data)
     if runtime:
-        _side_by_side(networks, runtime, threads=threads, seconds=seconds, json=json)
+        _side_by_side(networks, runtime, threads=threads, seconds=seconds, inputs=request, json=json)
         return
     with output.progress("predicting" if predict_only else "measuring") as steps:
         rows = benches.bench(
@@ -56,6 +69,7 @@ def bench(
             seconds_per_network=seconds,
             predict_only=predict_only,
             layers=layers,
+            inputs=request,
             on_tick=lambda tick: show_tick(steps, tick),
         )
     if json:
@@ -64,7 +78,16 @@ def bench(
         show(rows)
 
 
-def _side_by_side(networks: list[str], runtimes: list[str], *, threads: int, seconds: float, json: bool) -> None:
+def _requested(words: list[str], data: Path | None) -> InputRequest:
+    from deepmad_hw.exporters import onnx_inputs
+
+    shapes = onnx_inputs.parsed_shapes(words)
+    return onnx_inputs.InputRequest(shapes=shapes, data={} if data is None else onnx_inputs.read_data(data))
+
+
+def _side_by_side(
+    networks: list[str], runtimes: list[str], *, threads: int, seconds: float, inputs: InputRequest, json: bool
+) -> None:
     from deepmad_hw.cli.profile import show_tick
     from deepmad_hw.workflows.bench_runtimes import bench_runtimes
 
@@ -74,6 +97,7 @@ def _side_by_side(networks: list[str], runtimes: list[str], *, threads: int, sec
             runtimes,
             threads=threads,
             seconds_per_network=seconds,
+            inputs=inputs,
             on_tick=lambda tick: show_tick(steps, tick),
         )
     if json:

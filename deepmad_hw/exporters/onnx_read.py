@@ -14,7 +14,7 @@ from onnx import shape_inference
 from deepmad_hw import reference, serde
 from deepmad_hw.errors import ConfigError, InputFileError, NotCoveredError
 from deepmad_hw.expand import expand
-from deepmad_hw.exporters import onnx_door
+from deepmad_hw.exporters import onnx_loader
 from deepmad_hw.exporters.onnx_graph import (
     ARCHITECTURE_KEY,
     CLASSES_KEY,
@@ -111,15 +111,15 @@ def _image_shape(info: Any) -> tuple[int, ...]:
 
 
 def load(path: Path) -> Any:
-    """Return a self-contained ONNX model; nothing outside the file is opened.
+    """Return an ONNX model with all its weights; nothing outside its folder is opened.
 
     Args:
         path: the file.
 
     Raises:
-        InputFileError: it does not pass `onnx_door`.
+        InputFileError: it does not pass `onnx_loader`.
     """
-    return onnx_door.read_model(path)
+    return onnx_loader.read_model(path)
 
 
 def read_identity(path: Path) -> dict[str, str]:
@@ -157,18 +157,6 @@ def graph_of(path: Path) -> Graph | None:
     return replace(graph, name=path.stem)
 
 
-def image_shape(path: Path) -> tuple[int, int, int]:
-    """Return channels, height and width of a model's one float32 image input.
-
-    Args:
-        path: an ONNX file.
-
-    Raises:
-        InputFileError: as `load`, or the model takes something else than one float32 image of a fixed size.
-    """
-    return _image(path, (onnx.TensorProto.FLOAT,))
-
-
 def input_shape(path: Path) -> tuple[int, int, int]:
     """Return channels, height and width of a model's one image input, float32 or float16.
 
@@ -178,10 +166,7 @@ def input_shape(path: Path) -> tuple[int, int, int]:
     Raises:
         InputFileError: as `load`, or the model takes something else than one image of a fixed size.
     """
-    return _image(path, (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))
-
-
-def _image(path: Path, kinds: tuple[int, ...]) -> tuple[int, int, int]:
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     model = load(path)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [info for info in model.graph.input if info.name not in weights]

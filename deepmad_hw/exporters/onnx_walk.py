@@ -17,6 +17,7 @@ from typing import Any
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from deepmad_hw.errors import ConfigError, NotCoveredError
+from deepmad_hw.exporters.onnx_loader import TensorKind
 from deepmad_hw.layer import IMAGE, LayerSpec, Node
 
 Shape = tuple[int, ...]
@@ -95,26 +96,26 @@ class _Layer:
         return Node(name=self.name, spec=spec, inputs=tuple(self.inputs), norm=self.norm, bias=self.bias)
 
 
-def walk(model: Any) -> Walk:
+def walk(model: Any, tensors: Mapping[str, TensorKind] | None = None) -> Walk:
     """Return the layers of a model.
 
     Args:
-        model: an `onnx.ModelProto` with one image as its input; a batch that is left free is taken as 1.
+        model: an `onnx.ModelProto`.
+        tensors: size and type of its tensors, of `onnx_loader.run_once`; None to infer them for one image.
 
     Raises:
         NotCoveredError: its shapes do not meet.
     """
-    return _Walker(_View(model)).walk()
+    return _Walker(_View(model, _inferred(model) if tensors is None else tensors)).walk()
 
 
 class _View:
     """The first pass: a model as operations on feature maps, everything else looked through."""
 
-    def __init__(self, model: Any) -> None:
-        graph = _inferred(model).graph
-        values = (*graph.input, *graph.value_info, *graph.output)
-        self._types = {info.name: info.type.tensor_type for info in values}
-        self._shapes = {name: _sizes(kind) for name, kind in self._types.items()}
+    def __init__(self, model: Any, tensors: Mapping[str, TensorKind]) -> None:
+        graph = model.graph
+        self._types = {name: kind.value_type for name, kind in tensors.items()}
+        self._shapes = {name: kind.shape for name, kind in tensors.items()}
         self._shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         self.constants = {tensor.name for tensor in graph.initializer}
         self.images = [info.name for info in graph.input if info.name not in self.constants]
@@ -143,8 +144,7 @@ class _View:
 
     def is_half(self, tensor: str) -> bool:
         """Return whether a tensor holds 16-bit floats."""
-        kind = self._types.get(tensor)
-        return kind is not None and kind.elem_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+        return self._types.get(tensor) in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
     def sole_reader(self, tensor: str) -> _Op | None:
         """Return the one operation that reads a tensor; None where there are more, or where it leaves the network."""
@@ -177,8 +177,7 @@ class _View:
 
     def _counts_only(self, outputs: Sequence[str]) -> bool:
         """Return whether only shapes are computed here: whole numbers, a handful of them."""
-        kinds = [self._types.get(name) for name in outputs]
-        whole = all(kind is not None and kind.elem_type in INTEGERS for kind in kinds)
+        whole = all(self._types.get(name) in INTEGERS for name in outputs)
         return whole and all(len(self.shape(name)) <= 1 for name in outputs)
 
     def _is_view(self, node: Any, inputs: Sequence[str], output: str) -> bool:
@@ -195,8 +194,8 @@ def _is_zero_byte(tensor: Any) -> bool:
     return tensor.data_type == TensorProto.UINT8 and not numpy_helper.to_array(tensor).any()
 
 
-def _inferred(model: Any) -> Any:
-    """Return the model with all shapes worked out anew, for one image where the batch is free."""
+def _inferred(model: Any) -> dict[str, TensorKind]:
+    """Return size and type of all tensors by inference, for one image where the batch is free."""
     copy = type(model)()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
@@ -208,14 +207,15 @@ def _inferred(model: Any) -> Any:
     for info in copy.graph.output:
         info.type.tensor_type.ClearField("shape")
     try:
-        return shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)
+        graph = shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True).graph
     except shape_inference.InferenceError as error:
         reason = " ".join(str(error).split())
         raise NotCoveredError(f"its shapes do not meet: {reason}", where=model.graph.name) from error
-
-
-def _sizes(kind: Any) -> Shape:
-    return tuple(size.dim_value for size in kind.shape.dim)
+    kinds = {info.name: info.type.tensor_type for info in (*graph.input, *graph.value_info, *graph.output)}
+    return {
+        name: TensorKind(value_type=kind.elem_type, shape=tuple(size.dim_value for size in kind.shape.dim))
+        for name, kind in kinds.items()
+    }
 
 
 class _Walker:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deepmad_hw.costs import FLOAT32_BYTES
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import save, to_onnx
+from deepmad_hw.exporters.onnx_inputs import packed_values
 from deepmad_hw.exporters.quantize import quantized
 from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.files import write_atomically
@@ -45,17 +47,17 @@ class PackedProbe:
 
     Args:
         name: unique in the plan.
-        graph: the network, written with random weights unless `file` is given; None where nothing is known of it.
+        graph: the network, written with random weights unless `data` is given; None where nothing is known of it.
         by_layer: whether its nodes are timed, or only the whole.
-        file: an ONNX file, or None.
-        input_shape: channels, height, width of the file's image.
+        data: an ONNX file's bytes, complete in itself, or None.
+        values: of every input of the file, by name.
     """
 
     name: str
     graph: Graph | None = None
     by_layer: bool = False
-    file: Path | None = None
-    input_shape: tuple[int, int, int] = (0, 0, 0)
+    data: bytes | None = None
+    values: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -210,14 +212,20 @@ def _random(packed: Sequence[PackedProbe], deviation: float, *, extra: int = 0) 
 
 
 def _pack(folder: Path, probe: PackedProbe, batch: int, weights: _Float32Weights | _Int8Weights) -> dict[str, Any]:
-    file, shape = probe.file, probe.input_shape
-    weight_bytes = file.stat().st_size if file is not None else weights.value_bytes * sum(map(_values, _specs(probe)))
-    if file is None and probe.graph is not None:
-        file, shape = Path(f"{probe.name}.onnx"), (probe.graph.in_channels, probe.graph.height, probe.graph.width)
+    file, feed, shape = f"{probe.name}.onnx", "", (0, 0, 0)
+    weight_bytes = weights.value_bytes * sum(map(_values, _specs(probe)))
+    if probe.graph is not None:
+        shape = (probe.graph.in_channels, probe.graph.height, probe.graph.width)
+    if probe.data is not None:
+        feed, weight_bytes = f"{probe.name}.npz", len(probe.data)
+        write_atomically(folder / file, probe.data)
+        write_atomically(folder / feed, packed_values(probe.values))
+    elif probe.graph is not None:
         save(weights.model(probe.graph, batch=batch), folder / file)
     return {
         "name": probe.name,
-        "file": str(file),
+        "file": file,
+        "feed": feed,
         "kind": "layers" if probe.by_layer else "network",
         "input_shape": [batch, *shape],
         "weight_bytes": weight_bytes,
@@ -237,8 +245,8 @@ def _values(spec: LayerSpec) -> int:
 
 def _lay_out(tensor: Any, *, offset: int) -> None:
     """Let a tensor's values lie in the shared file."""
-    for field in ("raw_data", "float_data", "int32_data"):
-        tensor.ClearField(field)
+    for held in ("raw_data", "float_data", "int32_data"):
+        tensor.ClearField(held)
     tensor.data_location = TensorProto.EXTERNAL
     length = _BYTES[tensor.data_type] * int(np.prod(tensor.dims))
     for key, value in (("location", WEIGHTS_FILE), ("offset", str(offset)), ("length", str(length))):

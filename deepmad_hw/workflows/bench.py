@@ -5,14 +5,16 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepmad_hw.errors import ConfigError, InputFileError, NotCoveredError, TooNoisyError
-from deepmad_hw.exporters import onnx_read
+from deepmad_hw.exporters import onnx_inputs, onnx_loader, onnx_read
+from deepmad_hw.exporters.onnx_inputs import NOTHING_SAID, InputRequest
 from deepmad_hw.exporters.onnx_walk import Walk, walk
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
 from deepmad_hw.layer import Graph, LayerSpec, Node
@@ -21,7 +23,7 @@ from deepmad_hw.predict.network import TableModel
 from deepmad_hw.workflows.networks import load_network
 from deepmad_hw.workflows.tables import load_model, require_this_machine
 from profilers import backend as backends
-from profilers import run, samples
+from profilers import environment, run, samples
 from profilers.backend import Settings
 from profilers.plan import Plan, read_plan
 from profilers.run import Effort, Tick
@@ -40,16 +42,22 @@ class Subject:
     Args:
         name: how it is shown.
         graph: the network, or None for an ONNX file of someone else.
-        file: its ONNX file, or None to write one from the graph.
-        input_shape: channels, height, width.
+        data: its ONNX file as it was judged, complete in itself; None to write one from the graph.
+        values: of every input of the file, by name.
         walk: what its file is made of, or None without one.
     """
 
     name: str
     graph: Graph | None
-    file: Path | None
-    input_shape: tuple[int, int, int]
+    data: bytes | None = field(default=None, repr=False)
+    values: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
     walk: Walk | None = None
+
+    @property
+    def batch(self) -> int | None:
+        """Return how many images its file takes at once, None where nothing says so."""
+        first = next(iter(self.values.values()), None)
+        return None if first is None or not first.shape else first.shape[0]
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -117,26 +125,32 @@ class BenchRow:
         return self.predicted_ms / self.measured_ms - 1
 
 
-def subject(name_or_path: str | Path) -> Subject:
+def subject(name_or_path: str | Path, *, inputs: InputRequest = NOTHING_SAID, batch: int = 1) -> Subject:
     """Return what a word on the command line names.
+
+    A file of someone else is run once in a guarded process, where ONNX Runtime is installed: that tells whether it can
+    be run, and sizes that are known at run time only.
 
     Args:
         name_or_path: an ONNX file, or what `deepmad_hw.workflows.networks.load_network` takes.
+        inputs: what the user says of the inputs of ONNX files.
+        batch: images at once, where the file leaves it free.
 
     Raises:
-        ConfigError: no such file or name.
+        ConfigError: no such file or name, or what is said of its inputs does not fit it.
         InputFileError: the folder or file cannot be used.
     """
     path = Path(name_or_path)
     if path.suffix != ".onnx":
         return of_graph(load_network(name_or_path).graph)
-    return Subject(
-        name=path.stem,
-        graph=onnx_read.graph_of(path),
-        file=path.resolve(),
-        input_shape=onnx_read.image_shape(path),
-        walk=walk(onnx_read.load(path)),
-    )
+    where = str(path)
+    data, model = onnx_loader.read_bytes(path), onnx_loader.read_model(path)
+    graph = onnx_read.graph_of(path)
+    expected = onnx_inputs.inputs_of(model, where=where)
+    shapes = onnx_inputs.shapes_of(expected, inputs, batch=batch, where=where)
+    values = onnx_inputs.values_of(expected, shapes, inputs.data)
+    tensors = onnx_loader.run_once(data, values, where=where) if graph is None else None
+    return Subject(name=path.stem, graph=graph, data=data, values=values, walk=walk(model, tensors))
 
 
 def of_graph(graph: Graph) -> Subject:
@@ -145,7 +159,7 @@ def of_graph(graph: Graph) -> Subject:
     Args:
         graph: the network.
     """
-    return Subject(name=graph.name, graph=graph, file=None, input_shape=(graph.in_channels, graph.height, graph.width))
+    return Subject(name=graph.name, graph=graph)
 
 
 def predict(subjects: Sequence[Subject], model: TableModel, *, layers: bool = False) -> list[BenchRow]:
@@ -195,8 +209,11 @@ def _strange(item: Subject, model: TableModel) -> tuple[str, ...]:
     if item.walk is None:
         return ()
     precision = model.table.environment.precision
-    other = item.walk.precision != precision
-    wrong = (f"the whole file: is {item.walk.precision}, the table speaks of {precision}",) if other else ()
+    wrong = []
+    if item.walk.precision != precision:
+        wrong.append(f"the whole file: is {item.walk.precision}, the table speaks of {precision}")
+    if item.batch not in (None, model.batch):
+        wrong.append(f"the whole file: takes {item.batch} images at once, the table speaks of {model.batch}")
     return (*wrong, *(item.walk.uncovered if item.graph is None else ()))
 
 
@@ -234,6 +251,7 @@ def bench(
     seconds_per_network: float = SECONDS_PER_NETWORK,
     predict_only: bool = False,
     layers: bool = False,
+    inputs: InputRequest = NOTHING_SAID,
     on_tick: Callable[[Tick], None] = lambda tick: None,
 ) -> list[BenchRow]:
     """Measure networks on this machine, interleaved in one run, beside their prediction.
@@ -246,6 +264,7 @@ def bench(
         seconds_per_network: measuring time.
         predict_only: leave the measuring out.
         layers: predict each layer too, with an interval of its own.
+        inputs: shapes or values of the inputs of ONNX files.
         on_tick: told after each unit.
 
     Returns:
@@ -258,11 +277,8 @@ def bench(
         ForeignTableError: the table was not taken on this machine.
         TooNoisyError: a network was disturbed whenever it was measured, and its median is not sure.
     """
-    subjects = [item if isinstance(item, Subject) else subject(item) for item in networks]
-    if not subjects:
-        raise ConfigError("no network to bench", hint="name designs, ONNX files or reference networks")
-    _require_distinct(subjects)
     model = load_model(table) if table is not None else None
+    subjects = subjects_of(networks, inputs=inputs, batch=model.batch if model is not None else 1)
     if predict_only and model is None:
         raise ConfigError("nothing to predict with", where="--table", hint="name a latency table")
     rows = (
@@ -274,12 +290,9 @@ def bench(
         if all(row.predicted_ms is None for row in rows):
             raise NotCoveredError(f"no network is covered; first uncovered: {rows[0].uncovered[0]}", where=str(table))
         return rows
-    environment = model.table.environment if model is not None else None
-    settings = Settings(
-        runtime=environment.runtime if environment else runtime, threads=environment.threads if environment else threads
-    )
-    batch = environment.batch if environment else 1
-    precision = environment.precision if environment else "fp32"
+    taken = model.table.environment if model is not None else None
+    settings = Settings(runtime=taken.runtime if taken else runtime, threads=taken.threads if taken else threads)
+    batch, precision = (taken.batch, taken.precision) if taken else (1, "fp32")
     with tempfile.TemporaryDirectory(prefix="deepmad-hw-bench-") as folder:
         plan = _packed(subjects, Path(folder), batch=batch, precision=precision)
         if model is not None:
@@ -291,13 +304,45 @@ def bench(
     return [replace(row, measurement=_sure(measured, row.name), drift=drift) for row in rows]
 
 
+def subjects_of(
+    networks: Sequence[str | Path | Subject], *, inputs: InputRequest = NOTHING_SAID, batch: int = 1
+) -> list[Subject]:
+    """Return what several words on the command line name, no two of one name.
+
+    Args:
+        networks: design folders, ONNX files, reference names, or subjects.
+        inputs: shapes or values of the inputs of ONNX files.
+        batch: images at once, where a file leaves it free.
+
+    Raises:
+        ConfigError: no network, two of one name, or inputs that none of them has.
+        InputFileError: a file cannot be used.
+    """
+    subjects = [item if isinstance(item, Subject) else subject(item, inputs=inputs, batch=batch) for item in networks]
+    if not subjects:
+        raise ConfigError("no network to bench", hint="name designs, ONNX files or reference networks")
+    _require_distinct(subjects)
+    _require_known(inputs, {name for item in subjects for name in item.values})
+    return subjects
+
+
+def _require_known(inputs: InputRequest, names: set[str]) -> None:
+    said = {*inputs.shapes, *inputs.data}
+    if said and not names:
+        raise ConfigError("none of the networks is an ONNX file", where=onnx_inputs.INPUT_OPTION)
+    strangers = sorted(said - names - {""})
+    if strangers:
+        hint = f"there are: {', '.join(sorted(names))}"
+        raise ConfigError(f"no input is called {strangers[0]!r}", where=onnx_inputs.INPUT_OPTION, hint=hint)
+
+
 def _packed(subjects: Sequence[Subject], folder: Path, *, batch: int, precision: str) -> Plan:
     packed = [
         PackedProbe(
             name=item.name,
-            graph=item.graph if item.file is None else None,
-            file=item.file,
-            input_shape=item.input_shape,
+            graph=item.graph if item.data is None else None,
+            data=item.data,
+            values=item.values,
         )
         for item in subjects
     ]
@@ -310,7 +355,9 @@ def _measure(
 ) -> tuple[dict[str, NetworkMeasurement], float]:
     """Return every network's times, and what the canary took meanwhile."""
     block_us = seconds_per_network * 1e6 / ROUNDS / BLOCKS_PER_ROUND
+    guarded = any(probe.feed for probe in plan.probes) and settings.runtime in backends.LIMITED_RUNTIMES
     effort = Effort(
+        memory_bytes=environment.memory_bytes() if guarded else 0,
         budget_s=seconds_per_network * len(plan.probes) * 2,
         min_rounds=ROUNDS,
         max_rounds=2 * ROUNDS,

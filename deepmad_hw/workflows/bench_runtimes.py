@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from deepmad_hw.errors import ConfigError, DeviceLostError, MissingExtraError
+from deepmad_hw.errors import DeviceLostError, MissingExtraError
+from deepmad_hw.exporters.onnx_inputs import NOTHING_SAID, InputRequest
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
 from deepmad_hw.measurement import NetworkMeasurement
-from deepmad_hw.workflows.bench import SECONDS_PER_NETWORK, Subject, subject
+from deepmad_hw.workflows.bench import SECONDS_PER_NETWORK, Subject, subjects_of
 from profilers import backend as backends
 from profilers import run, samples
 from profilers.backend import Settings
@@ -51,6 +52,7 @@ def bench_runtimes(
     *,
     threads: int = 1,
     seconds_per_network: float = SECONDS_PER_NETWORK,
+    inputs: InputRequest = NOTHING_SAID,
     on_tick: Callable[[Tick], None] = lambda tick: None,
 ) -> list[RuntimeRow]:
     """Measure every network on every runtime of this machine in one run.
@@ -62,6 +64,7 @@ def bench_runtimes(
         runtimes: names of backends, or `EVERY` alone.
         threads: threads per operator.
         seconds_per_network: measuring time of a network on a runtime, about.
+        inputs: shapes or values of the inputs of ONNX files.
         on_tick: told after each unit.
 
     Returns:
@@ -72,9 +75,7 @@ def bench_runtimes(
         InputFileError: a file cannot be used.
         MissingExtraError: a runtime that was named is not installed, or its device is not here.
     """
-    subjects = [item if isinstance(item, Subject) else subject(item) for item in networks]
-    if not subjects:
-        raise ConfigError("no network to bench", hint="name designs, ONNX files or reference networks")
+    subjects = subjects_of(networks, inputs=inputs)
     with tempfile.TemporaryDirectory(prefix="deepmad-hw-bench-") as folder:
         write_plan(Path(folder), [_packed(item) for item in subjects])
         plan = read_plan(Path(folder))
@@ -91,9 +92,7 @@ def bench_runtimes(
 def _packed(item: Subject) -> PackedProbe:
     """Return a network with its file; its layers too, unless the file's numbers are others than the layers' float32."""
     plain = item.walk is None or item.walk.precision == "fp32"
-    return PackedProbe(
-        name=item.name, graph=item.graph if plain else None, file=item.file, input_shape=item.input_shape
-    )
+    return PackedProbe(name=item.name, graph=item.graph if plain else None, data=item.data, values=item.values)
 
 
 def _present(runtimes: Sequence[str], plan: Plan, *, threads: int) -> list[str]:

@@ -28,6 +28,7 @@ from deepmad_hw.space import Space
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 from deepmad_hw.workflows import calibration
 from deepmad_hw.workflows.config import load_run
+from profilers import backend as backends
 from profilers import environment, run, samples
 from profilers.backend import Settings
 from profilers.journal import Unit
@@ -55,7 +56,6 @@ CALIBRATION_RHO = (0.2, 0.6)
 LARGEST_NETWORK_MACS = 4e9
 MAX_NOISY_SHARE = 0.5
 NETWORKS_FILE = "networks.json"  # of a packed plan: the calibration networks as numbers, for the way back
-LIMITED_RUNTIMES = ("onnxruntime", "openvino", "replay")  # those of cards map more addresses than there is memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -289,7 +289,7 @@ def profile(request: ProfileRequest, *, out: Path, on_tick: Callable[[Tick], Non
     chosen = pack(request, folder)
     plan = read_plan(folder)
     settings = Settings(runtime=request.runtime, threads=request.threads, script=request.script)
-    memory_bytes = environment.memory_bytes() if request.runtime in LIMITED_RUNTIMES else 0
+    memory_bytes = environment.memory_bytes() if request.runtime in backends.LIMITED_RUNTIMES else 0
     effort = Effort(budget_s=request.minutes * 60, memory_bytes=memory_bytes)
     found, units = run.measure(plan, settings, journal=journal, effort=effort, on_tick=on_tick)
     table = publish(plan, units, found, chosen, name=table_name(out), request=request)

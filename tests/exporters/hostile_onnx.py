@@ -6,11 +6,17 @@ import os
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-HOSTILE = {}
+HOSTILE = {}  # refused before they are loaded
+RUNNING = {}  # may be loaded, and do harm when they run
 
 
 def _hostile(function):
     HOSTILE[function.__name__] = function
+    return function
+
+
+def _running(function):
+    RUNNING[function.__name__] = function
     return function
 
 
@@ -229,11 +235,6 @@ def an_image_of_negative_size(folder):
 
 
 @_hostile
-def an_image_without_a_size(folder):
-    return _saved(folder, _model(inputs=[_value("x", None)]))
-
-
-@_hostile
 def a_batch_of_a_billion(folder):
     return _saved(folder, _model(inputs=[_value("x", (10**9, 3, 8, 8))]))
 
@@ -332,10 +333,11 @@ def a_loop_without_end(folder):
     return _saved(folder, _model(_node("Loop", ["forever", ""], ["y"], body=body), initialisers=[forever]))
 
 
-def _nested(levels):
-    branch = _branch(_node("Constant", [], ["c"], value_float=1.0))
+def _nested(levels, *, empty=True):
+    branch = leaf = _branch(_node("Constant", [], ["c"], value_float=1.0))
+    other = helper.make_graph([], "e", [], []) if empty else leaf
     for _ in range(levels):
-        branch = _branch(_node("If", ["x"], ["c"], then_branch=branch, else_branch=helper.make_graph([], "e", [], [])))
+        branch = _branch(_node("If", ["x"], ["c"], then_branch=branch, else_branch=other))
     return _model(_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch))
 
 
@@ -478,3 +480,127 @@ def a_pipe_in_place_of_a_file(folder):
 @_hostile
 def an_empty_model(folder):
     return _saved(folder, ModelProto(ir_version=10))
+
+
+# --- what honest networks may have: graphs in attributes, operations of the runtime, sizes known at run time only ---
+
+
+@_hostile
+def graphs_nested_beyond_measure(folder):
+    return _saved(folder, _nested(12, empty=False))
+
+
+@_hostile
+def an_operation_that_reads_another_file(folder):
+    model = _model(
+        _node("EPContext", ["x"], ["y"], domain="com.microsoft", embed_mode=0, ep_cache_context=str(_secret(folder)))
+    )
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return _saved(folder, model)
+
+
+@_hostile
+def a_branch_that_uses_what_is_not_there(folder):
+    branch = _branch(_node("Relu", ["nothing"], ["c"]))
+    condition = numpy_helper.from_array(np.array(True), "yes")
+    return _saved(
+        folder, _model(_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch), initialisers=[condition])
+    )
+
+
+@_hostile
+def a_weight_of_a_branch_outside(folder):
+    branch = _branch(_node("Identity", ["w"], ["c"]))
+    branch.initializer.append(_outside(f"../{_secret(folder).name}"))
+    condition = numpy_helper.from_array(np.array(True), "yes")
+    return _saved(
+        folder, _model(_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch), initialisers=[condition])
+    )
+
+
+@_hostile
+def many_operations_in_many_branches(folder):
+    many = [_node("Constant", [], ["c0"], value_float=1.0)]
+    many += [_node("Relu", [f"c{index}"], [f"c{index + 1}"]) for index in range(60_000)]
+    branch = helper.make_graph(many, "inner", [], [_value("c60000", None)])
+    condition = numpy_helper.from_array(np.array(True), "yes")
+    return _saved(
+        folder, _model(_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch), initialisers=[condition])
+    )
+
+
+@_hostile
+def external_data_of_negative_length(folder):
+    return _saved(folder, _with_weight(_outside("weights.bin", length="-4")))
+
+
+@_hostile
+def external_data_longer_than_its_tensor(folder):
+    (folder / "weights.bin").write_bytes(bytes(4000))
+    return _saved(folder, _with_weight(_outside("weights.bin", length="4000")))
+
+
+@_hostile
+def external_data_at_an_offset_beyond_all_numbers(folder):
+    (folder / "weights.bin").write_bytes(bytes(4))
+    return _saved(folder, _with_weight(_outside("weights.bin", offset="9" * 30)))
+
+
+@_hostile
+def external_data_without_a_name(folder):
+    return _saved(folder, _with_weight(_outside("")))
+
+
+@_hostile
+def external_data_of_the_folder_itself(folder):
+    return _saved(folder, _with_weight(_outside(".")))
+
+
+@_hostile
+def external_data_with_a_zero_in_its_name(folder):
+    return _saved(folder, _with_weight(_outside("weights\0.bin")))
+
+
+@_running
+def a_loop_that_never_ends(folder):
+    body = helper.make_graph(
+        [_node("Identity", ["go"], ["on"]), _node("Identity", ["before"], ["after"])],
+        "body",
+        [_value("i", (), TensorProto.INT64), _value("go", (), TensorProto.BOOL), _value("before", (1, 3, 8, 8))],
+        [_value("on", (), TensorProto.BOOL), _value("after", (1, 3, 8, 8))],
+    )
+    constants = [numpy_helper.from_array(np.array(2**62), "forever"), numpy_helper.from_array(np.array(True), "yes")]
+    return _saved(folder, _model(_node("Loop", ["forever", "yes", "x"], ["y"], body=body), initialisers=constants))
+
+
+@_running
+def a_loop_that_doubles_its_tensor(folder):
+    body = helper.make_graph(
+        [_node("Identity", ["go"], ["on"]), _node("Concat", ["before", "before"], ["after"], axis=0)],
+        "body",
+        [_value("i", (), TensorProto.INT64), _value("go", (), TensorProto.BOOL), _value("before", None)],
+        [_value("on", (), TensorProto.BOOL), _value("after", None)],
+    )
+    constants = [numpy_helper.from_array(np.array(60), "sixty"), numpy_helper.from_array(np.array(True), "yes")]
+    return _saved(folder, _model(_node("Loop", ["sixty", "yes", "x"], ["y"], body=body), initialisers=constants))
+
+
+@_running
+def a_terabyte_whose_size_is_computed(folder):
+    nodes = [
+        _node("NonZero", ["x"], ["n"]),
+        _node("Shape", ["n"], ["s"]),
+        _node("Mul", ["s", "big"], ["large"]),
+        _node("ConstantOfShape", ["large"], ["y"]),
+    ]
+    return _saved(folder, _model(*nodes, initialisers=[numpy_helper.from_array(np.array([2**20, 2**14]), "big")]))
+
+
+@_running
+def an_operation_of_the_runtime_on_the_wrong_tensors(folder):
+    model = _model(
+        _node("FusedConv", ["x", "w"], ["y"], domain="com.microsoft", activation="Relu", kernel_shape=[3, 3]),
+        initialisers=[numpy_helper.from_array(np.zeros((4, 5, 3, 3), np.float32), "w")],
+    )
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return _saved(folder, model)

@@ -177,14 +177,14 @@ def _external(tensor, location):
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("initialiser", "keeps its weights in other files"),
-        ("constant", "keeps its weights in other files"),
-        ("subgraph", "holds a graph"),
+        ("initialiser", "keeps weights outside its folder"),
+        ("constant", "keeps weights outside its folder"),
+        ("subgraph", "keeps weights outside its folder"),
         ("sparse", "as sparse tensors"),
         ("function", "functions of its own"),
     ],
 )
-def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path, place, said):
+def test_weights_outside_the_folder_are_refused_wherever_they_hide(tmp_path, place, said):
     outside = _external(_zeros("w", 1), "../secret")
     constant = helper.make_node("Constant", [], ["c"], value=outside)
     model = _model([helper.make_node("Relu", ["x"], ["y"])])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 
 from deepmad_hw import reference
@@ -45,15 +46,24 @@ def test_the_order_of_probes_is_kept(packed):
     assert [probe.name for probe in packed(5).probes] == ["probe0", "probe1", "probe2", "probe3", "probe4", "whole"]
 
 
-def test_a_file_is_named_and_not_copied(tmp_path):
-    file = tmp_path / "elsewhere" / "net.onnx"
-    file.parent.mkdir()
-    file.write_bytes(b"12345")
-    write_plan(tmp_path / "plan", [PackedProbe(name="net", file=file, input_shape=(3, 8, 9))])
-    plan = read_plan(tmp_path / "plan")
+def test_a_file_is_copied_with_the_values_of_its_inputs(tmp_path):
+    values = {"../image/0": np.ones((1, 3, 8, 9), np.float32), "size": np.array([8, 9])}
+    write_plan(tmp_path, [PackedProbe(name="net", data=b"12345", values=values)])
+    plan = read_plan(tmp_path)
     (probe,) = plan.probes
-    assert plan.path(probe) == file
-    assert (probe.input_shape, probe.weight_bytes, probe.nodes) == ((1, 3, 8, 9), 5, ())
+    assert plan.path(probe).read_bytes() == b"12345"
+    assert (probe.weight_bytes, probe.nodes) == (5, ())
+    feed = plan.feed(probe, image="")
+    assert feed.keys() == values.keys()
+    assert all(np.array_equal(feed[name], values[name]) for name in values)
+
+
+def test_a_network_of_ours_is_fed_with_a_random_image(tmp_path, graph):
+    write_plan(tmp_path, [PackedProbe(name="net", graph=graph("basic", "net"))], batch=2)
+    plan = read_plan(tmp_path)
+    feed = plan.feed(plan.probes[0], image="x")
+    assert feed["x"].shape[0] == 2
+    assert feed["x"].dtype == np.float32
 
 
 def test_weights_are_counted_in_bytes(tmp_path, graph):

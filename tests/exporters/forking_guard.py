@@ -1,14 +1,14 @@
-"""The child of the ONNX door without its start: imports once, then a fork for every model that comes in.
+"""The child of the ONNX loader without its start: imports once, then a fork for every model that comes in.
 
-Each fork does what the door's own child does, from `main` on: it shuts itself in, judges, answers and ends. Models come
-over standard input with their size before them; so do exit code and answer go back.
+Each fork does what the loader's own child does, from `main` on: it shuts itself in, judges, answers and ends. Models
+come over standard input with their size before them; so do exit code and answer go back.
 """
 
 import io
 import os
 import sys
 
-from deepmad_hw.exporters import onnx_door
+from deepmad_hw.exporters import onnx_guard
 
 
 def serve(source, sink):
@@ -36,7 +36,7 @@ def _judge(data, writing):
     try:
         os.dup2(writing, 1)
         sys.stdin = io.TextIOWrapper(io.BytesIO(data))
-        onnx_door.main()
+        onnx_guard.main()
         sys.stdout.flush()
         code = 0
     finally:  # whatever was raised: the fork must not go on as the server
