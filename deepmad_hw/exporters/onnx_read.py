@@ -1,18 +1,16 @@
-"""Reads ONNX files without trusting them: who they are, and what they cost by ONNX's own shapes. Layer 3."""
+"""Reads ONNX files without trusting them: who they are, and what image they take. Layer 3."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import shape_inference
 
 from deepmad_hw import reference, serde
-from deepmad_hw.errors import ConfigError, InputFileError, NotCoveredError
+from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_loader
 from deepmad_hw.exporters.onnx_graph import (
@@ -23,91 +21,6 @@ from deepmad_hw.exporters.onnx_graph import (
 )
 from deepmad_hw.jsonfile import parse_json
 from deepmad_hw.layer import Graph
-
-# Operations that multiply no weights; anything unknown is refused, because "not counted" is not zero.
-FREE_OPERATIONS = frozenset(
-    {
-        "Add",
-        "AveragePool",
-        "BatchNormalization",
-        "Cast",
-        "Clip",
-        "DequantizeLinear",
-        "Flatten",
-        "GlobalAveragePool",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "MaxPool",
-        "Mul",
-        "QuantizeLinear",
-        "Relu",
-        "Reshape",
-        "Sigmoid",
-    }
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
-    """What an ONNX graph says of its own size.
-
-    Args:
-        macs: multiply-adds of convolutions and fully connected layers for one image.
-        params: trainable values; before batch norm is folded, those of the training form.
-    """
-
-    macs: int
-    params: int
-
-
-def counts(model: Any) -> Counts:
-    """Return the MACs and parameters of a model by ONNX shape inference alone, as a check on our own counting.
-
-    Args:
-        model: an `onnx.ModelProto`; its weights may be absent, their shapes suffice.
-
-    Raises:
-        NotCoveredError: an operation or shape in it cannot be counted.
-    """
-    try:
-        graph = shape_inference.infer_shapes(model, strict_mode=True).graph
-    except shape_inference.InferenceError as error:
-        raise NotCoveredError(
-            f"its shapes do not meet: {' '.join(str(error).split())}", where=model.graph.name
-        ) from error
-    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    # A weight of int8 is that of the operation which takes it as a float again.
-    restored = (node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in weights)
-    weights |= {node.output[0]: weights[node.input[0]] for node in restored}
-    shapes = {info.name: _image_shape(info) for info in (*graph.value_info, *graph.output)}
-    trainable: set[str] = set()
-    macs = 0
-    for node in graph.node:
-        if node.op_type in ("Conv", "Gemm"):
-            macs += _macs(node, shapes, weights)
-            trainable.update(filter(None, node.input[1:]))  # an optional input left out has an empty name
-        elif node.op_type == "BatchNormalization":
-            trainable.update(node.input[1:3])  # scale and bias; the running statistics are not trained
-        elif node.op_type not in FREE_OPERATIONS:
-            raise NotCoveredError(f"operation {node.op_type} cannot be counted", where=node.name)
-    if not trainable <= weights.keys():
-        raise NotCoveredError(f"{min(trainable - weights.keys())!r} is no weight", where=model.graph.name)
-    return Counts(macs=macs, params=sum(math.prod(weights[name]) for name in trainable))
-
-
-def _macs(node: Any, shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, tuple[int, ...]]) -> int:
-    output, weight = shapes.get(node.output[0], (0,)), weights.get(node.input[1])
-    if weight is None or 0 in output:
-        raise NotCoveredError("the shapes of this operation are not known", where=node.name)
-    transposed = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
-    per_value = math.prod(weight[1:]) if transposed else weight[0]
-    return math.prod(output) * per_value
-
-
-def _image_shape(info: Any) -> tuple[int, ...]:
-    """Return a tensor's shape without the batch; a size that is not known becomes 0."""
-    return tuple(size.dim_value for size in info.type.tensor_type.shape.dim[1:])
 
 
 def load(path: Path) -> Any:
@@ -180,6 +93,11 @@ def input_shape(path: Path) -> tuple[int, int, int]:
         )
     channels, height, width = shapes[0]
     return channels, height, width
+
+
+def _image_shape(info: Any) -> tuple[int, ...]:
+    """Return a tensor's shape without the batch; a size that is not known becomes 0."""
+    return tuple(size.dim_value for size in info.type.tensor_type.shape.dim[1:])
 
 
 def _identity(model: Any) -> dict[str, str]:

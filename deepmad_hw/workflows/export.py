@@ -107,15 +107,17 @@ def check_exported(path: Path) -> tuple[str, ...]:
         InputFileError: it is no valid model, holds another network than it says, does not run, or returns values that
             are not finite.
     """
-    from deepmad_hw.exporters import onnx_read
+    from deepmad_hw.exporters import onnx_counts, onnx_read
 
     done = []
     graph = onnx_read.graph_of(path)
     if graph is not None:
-        stated, counted = costs.macs(graph), onnx_read.counts(onnx_read.load(path)).macs
-        if stated != counted:
-            raise InputFileError(f"macs: the file has {counted}, its own facts say {stated}", where=str(path))
-        done.append(f"holds the network it names ({counted} MACs)")
+        stated, counted = costs.macs(graph), onnx_counts.counts(onnx_read.load(path))
+        if counted.not_counted:
+            raise InputFileError(f"macs: cannot be counted at {counted.not_counted[0]}", where=str(path))
+        if stated != counted.macs:
+            raise InputFileError(f"macs: the file has {counted.macs}, its own facts say {stated}", where=str(path))
+        done.append(f"holds the network it names ({stated} MACs)")
     if find_spec("onnxruntime") is None:
         return (*done, 'not run: ONNX Runtime is missing (pip install "deepmad-hw[cpu]")')
     from deepmad_hw.exporters.verify import check_onnx

@@ -5,7 +5,7 @@ from onnx import TensorProto
 
 from deepmad_hw import costs, families, reference
 from deepmad_hw.expand import expand
-from deepmad_hw.exporters import onnx_read
+from deepmad_hw.exporters import onnx_counts
 from deepmad_hw.exporters.onnx_graph import to_onnx
 from deepmad_hw.exporters.torch_module import build
 
@@ -44,14 +44,14 @@ def test_torch_counts_what_we_count(any_graph, name):
 @pytest.mark.parametrize("name", ALL)
 def test_onnx_counts_what_we_count_before_folding(any_graph, name):
     graph = any_graph(name)
-    counted = onnx_read.counts(to_onnx(graph, _shape_only, fold_norm=False))
+    counted = onnx_counts.counts(to_onnx(graph, _shape_only, fold_norm=False))
     assert (counted.macs, counted.params) == (costs.macs(graph), costs.params(graph))
 
 
 @pytest.mark.parametrize("name", families.names())
 def test_folding_keeps_macs_and_leaves_one_bias_per_norm(any_graph, name):
     graph = any_graph(name)
-    counted = onnx_read.counts(to_onnx(graph, _shape_only, batch="batch"))
+    counted = onnx_counts.counts(to_onnx(graph, _shape_only, batch="batch"))
     norm_channels = sum(node.spec.out_channels for node in graph if node.norm)
     assert counted.macs == costs.macs(graph)
     assert counted.params == costs.params(graph) - norm_channels
@@ -62,7 +62,7 @@ def test_all_three_counts_agree_for_any_design(tries, drawn):
     for number in tries:
         architecture = drawn(number)
         graph = expand(architecture)
-        counted = onnx_read.counts(to_onnx(graph, _shape_only, fold_norm=False))
+        counted = onnx_counts.counts(to_onnx(graph, _shape_only, fold_norm=False))
         ours = (costs.macs(architecture), costs.params(architecture))
         assert all(type(count) is int for count in (*ours, counted.macs, counted.params))
         assert ours == (counted.macs, counted.params) == _torch_counts(graph), number

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deepmad_hw import costs, families, reference
 from deepmad_hw.errors import NotCoveredError
 from deepmad_hw.expand import expand
-from deepmad_hw.exporters import onnx_read
+from deepmad_hw.exporters import onnx_counts, onnx_read
 from deepmad_hw.exporters.onnx_graph import export_model, initial_weights, to_onnx
 from deepmad_hw.exporters.onnx_walk import walk
 
@@ -442,7 +442,7 @@ def test_multiply_adds_of_the_walk_are_those_of_the_file():
     graph = reference.get("efficientnet_b0", resolution=(64, 64))
     model = export_model(graph, initial_weights(graph))
     nodes = walk(model).nodes
-    assert costs.macs(replace(graph, nodes=nodes)) == onnx_read.counts(model).macs
+    assert costs.macs(replace(graph, nodes=nodes)) == onnx_counts.counts(model).macs
 
 
 # --- any network ----------------------------------------------------------------------------------------------------
@@ -461,7 +461,7 @@ def test_the_walk_of_any_exported_network_is_that_network(architecture, fold_nor
     assert (found.uncovered, found.notes) == ((), ())
     assert kept(found.nodes) == kept(graph)
     assert fold_norm or found.nodes == graph.nodes
-    assert costs.macs(replace(graph, nodes=found.nodes)) == costs.macs(architecture) == onnx_read.counts(model).macs
+    assert costs.macs(replace(graph, nodes=found.nodes)) == costs.macs(architecture) == onnx_counts.counts(model).macs
 
 
 def scrambled(model, chance, opset):
