@@ -11,25 +11,25 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from deepmad_hw.errors import ConfigError, NotCoveredError
 from deepmad_hw.exporters.onnx_loader import TensorKind
-from deepmad_hw.layer import IMAGE, LayerSpec, Node
+from deepmad_hw.exporters.onnx_operations import Sized, operation_of
+from deepmad_hw.layer import IMAGE, LayerSpec, Node, OperationSpec
 
 Shape = tuple[int, ...]
 
 # Views of their first input: nothing is computed, whatever they are called.
 VIEWS = frozenset({"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"})
-# Changes of number format around an operation, which the runtime merges into it or keeps next to nothing.
-FORMATS = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
+# Changes between floats and bytes, which the runtime merges into an operation that has a kernel on bytes.
+FORMATS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
-# Operations over so few values that a network's time does not show them, such as a softmax over its classes.
-NEGLIGIBLE_VALUES = 8192
-NEGLIGIBLE = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Mul", "Add", "Sub", "Div", "Relu", "Clip"})
+# An operation that no law is measured for is still left out where it makes so few values.
+NEGLIGIBLE_VALUES = 64
 ACTIVATIONS = {
     "Relu": "relu",
     "Clip": "relu6",
@@ -37,8 +37,11 @@ ACTIVATIONS = {
     "HardSigmoid": "hardsigmoid",
     "HardSwish": "hardswish",
     "Swish": "silu",
-    "LeakyRelu": "relu",
+    "LeakyRelu": "relu",  # merged in the same way
+    "Tanh": "sigmoid",
 }
+MERGED_ALIKE = {"LeakyRelu": "relu", "Tanh": "sigmoid"}
+CLIPS = frozenset({"Relu", "Clip", "LeakyRelu"})  # merged before bytes are made, not after
 WINDOWS = frozenset({"Conv", "AveragePool", "MaxPool"})  # a padding before them is merged into them
 POOLS = {"MaxPool": "max_pool", "AveragePool": "avg_pool"}
 ACTIVATED = ("conv", "linear", "add")  # the layers that an activation is merged into
@@ -46,20 +49,37 @@ IMAGE_RANK = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Operation:
+    """An operation that is no layer of a block family, at its place in a network.
+
+    Args:
+        name: unique in the network.
+        spec: its amounts of work.
+    """
+
+    name: str
+    spec: OperationSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Walk:
     """What a graph is made of.
 
     Args:
-        nodes: its layers in execution order; a layer that reads something uncovered names that operation.
-        uncovered: ``name: reason`` of each operation that no layer stands for.
-        notes: where a layer stands for something that is only nearly the same.
+        nodes: its layers in execution order; a layer that reads something else names that operation.
+        operations: what is no layer of a block family, but known by its amounts of work.
+        uncovered: ``name: reason`` of each operation that neither stands for.
+        notes: what is left out, or stands for something that is only nearly the same.
         precision: ``fp32``, ``fp16`` or ``int8``.
+        members: for each layer and operation the tensors that its operations make, the last one's last.
     """
 
     nodes: tuple[Node, ...]
+    operations: tuple[Operation, ...] = ()
     uncovered: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     precision: str = "fp32"
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +90,13 @@ class _Op:
     kind: str
     inputs: tuple[str, ...]
     roots: tuple[str, ...]
-    output: str
+    outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+
+    @property
+    def output(self) -> str:
+        """Return the tensor that stands for the operation."""
+        return self.outputs[0]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,6 +112,7 @@ class _Layer:
     residual: bool = False
     norm: bool = False
     bias: bool = False
+    members: list[str] = field(default_factory=list)
 
     def node(self) -> Node:
         try:
@@ -142,6 +168,10 @@ class _View:
         """Return a tensor's shape, empty where it is not known."""
         return self._shapes.get(tensor, ())
 
+    def value_type(self, tensor: str) -> int:
+        """Return the type of a tensor's values as in `onnx.TensorProto`; bytes where floats were made of them."""
+        return int(TensorProto.INT8 if tensor in self.quantised else self._types.get(tensor, TensorProto.FLOAT))
+
     def is_half(self, tensor: str) -> bool:
         """Return whether a tensor holds 16-bit floats."""
         return self._types.get(tensor) in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -171,7 +201,7 @@ class _View:
                 kind=node.op_type if not node.domain else f"{node.domain}.{node.op_type}",
                 inputs=inputs,
                 roots=tuple(self.root(name) for name in inputs if name not in self.constants),
-                output=outputs[0],
+                outputs=tuple(outputs),
                 attributes={item.name: helper.get_attribute_value(item) for item in node.attribute},
             )
 
@@ -183,11 +213,10 @@ class _View:
     def _is_view(self, node: Any, inputs: Sequence[str], output: str) -> bool:
         if node.op_type in VIEWS | FORMATS:
             return True
-        readers = self._read_by[output]
-        if node.op_type == "Expand":  # of a squeeze-excite's factors: the multiplication does it as well
-            return self.shape(inputs[0])[2:] == (1, 1) and readers <= {"Mul"}
         same_channels = self.shape(inputs[0])[:2] == self.shape(output)[:2]
-        return node.op_type == "Pad" and same_channels and readers <= WINDOWS
+        zeros = {item.name: helper.get_attribute_value(item) for item in node.attribute}.get("mode", b"constant")
+        plain = zeros == b"constant" and same_channels
+        return node.op_type == "Pad" and plain and self._read_by[output] <= WINDOWS
 
 
 def _is_zero_byte(tensor: Any) -> bool:
@@ -227,6 +256,8 @@ class _Walker:
         self._begun: list[_Layer] = []
         self._owner = dict.fromkeys(view.images, IMAGE)
         self._merged: set[str] = set()  # outputs of operations that an earlier one has taken along
+        self._operations: list[Operation] = []
+        self._members: dict[str, tuple[str, ...]] = {}
         self._uncovered: list[str] = []
         self._notes: list[str] = []
         self._formats: dict[str, list[str]] = defaultdict(list)  # names of layers with weights, by precision
@@ -239,10 +270,12 @@ class _Walker:
         precision = next((name for name in ("int8", "fp16") if self._formats[name]), "fp32")
         strangers = [name for other, names in self._formats.items() if other != precision for name in names]
         self._uncovered += [f"{name}: is computed in another precision than {precision}" for name in strangers]
-        if not self._begun and not self._uncovered:
-            self._uncovered.append("the whole graph: computes no layer")
+        if not self._begun and not self._operations and not self._uncovered:
+            self._uncovered.append("the whole graph: computes nothing")
         return Walk(
             nodes=tuple(layer.node() for layer in self._begun),
+            operations=tuple(self._operations),
+            members={**{layer.name: tuple(layer.members) for layer in self._begun}, **self._members},
             uncovered=tuple(self._uncovered),
             notes=tuple(dict.fromkeys(self._notes)),
             precision=precision,
@@ -264,17 +297,34 @@ class _Walker:
             "Add": self._sum,
             "Mul": self._product,
             "GlobalAveragePool": self._global_pool,
-            "ReduceMean": self._global_pool,
             "AveragePool": self._pool,
             "MaxPool": self._pool,
         }
         step = self._activation if op.kind in ACTIVATIONS else steps.get(op.kind)
         reason = f"{op.kind} is no layer that tables hold" if step is None else step(op)
-        if reason is None:
-            return
-        self._owner[op.output] = op.name
-        values = sum(math.prod(self._view.shape(tensor)) for tensor in (op.output, *op.inputs[:1]))
-        if op.kind in NEGLIGIBLE and 0 < values <= NEGLIGIBLE_VALUES:
+        if reason is not None:
+            self._stand_alone(op, reason)
+
+    def _stand_alone(self, op: _Op, reason: str, *, kind: str | None = None, last: _Op | None = None) -> None:
+        """Take an operation that is no layer by its amounts of work; list it where that is not known."""
+        end = op if last is None else last
+        for output in end.outputs:
+            self._owner[output] = op.name
+        written = [self._view.shape(name) for name in end.outputs]
+        sized = Sized(
+            operator=op.kind if kind is None else kind,
+            attributes=op.attributes,
+            reads=[self._view.shape(name) for name in op.inputs if name not in self._view.constants],
+            constants=[self._view.shape(name) for name in op.inputs if name in self._view.constants],
+            writes=written,
+            value_type=self._view.value_type(op.inputs[0]) if op.inputs else TensorProto.FLOAT,
+        )
+        spec = operation_of(sized)
+        values = sum(map(math.prod, written))
+        if spec is not None:
+            self._operations.append(Operation(name=op.name, spec=spec))
+            self._members[op.name] = end.outputs if last is None else (op.output, *end.outputs)
+        elif 0 < values <= NEGLIGIBLE_VALUES and all(written):
             self._notes.append(f"{op.name}: {op.kind} over {values} values is left out as negligible")
         else:
             self._uncovered.append(f"{op.name}: {reason}")
@@ -328,8 +378,6 @@ class _Walker:
         shape, out = self._view.shape(op.roots[0]), self._view.shape(op.output)
         if len(shape) != IMAGE_RANK or out[1:] not in ((shape[1],), (shape[1], 1, 1)):
             return f"{op.kind} from {'x'.join(map(str, shape))} to {'x'.join(map(str, out))} is no pooling of a map"
-        if op.kind != "GlobalAveragePool":
-            self._notes.append(f"{op.name}: {op.kind} is counted as a global average pool")
         channels = {"in_channels": shape[1], "out_channels": shape[1]}
         self._begin(op, "global_pool", {**channels, "height": shape[2], "width": shape[3]})
         return None
@@ -347,13 +395,23 @@ class _Walker:
 
     def _begin(self, op: _Op, kind: str, shape: dict[str, int], *, weighted: bool = False) -> None:
         inputs = [self._owner.get(root, root) for root in op.roots]
-        layer = _Layer(name=op.name, op=kind, shape=shape, inputs=inputs, tensor=op.output)
+        layer = _Layer(name=op.name, op=kind, shape=shape, inputs=inputs, tensor=op.output, members=[op.output])
         self._begun.append(layer)
         self._layers[op.output] = layer
         self._owner[op.output] = layer.name
         if weighted:
             half, whole = self._view.is_half(op.inputs[0]), op.inputs[0] in self._view.quantised
             self._formats["int8" if whole else "fp16" if half else "fp32"].append(layer.name)
+            if op.inputs[1] in self._view.quantised and not whole:
+                self._dequantise(op.inputs[1], of=op)
+
+    def _dequantise(self, weight: str, *, of: _Op) -> None:
+        """Take the making of floats from a weight that is kept in bytes: the runtime does it in every run."""
+        values = math.prod(self._view.shape(weight))
+        spec = OperationSpec(kind="dequantize", value_type="int8", read_values=values, written_values=values)
+        name = f"{of.name}.weight"
+        self._operations.append(Operation(name=name, spec=spec))
+        self._members[name] = (weight,)
 
     # --- operations that are merged into a layer ----------------------------------------------------------------------
 
@@ -367,6 +425,7 @@ class _Walker:
     def _extend(self, layer: _Layer, *ops: _Op) -> None:
         """Let a layer end where the last of some operations does."""
         self._merged.update(op.output for op in ops)
+        layer.members.extend(op.output for op in ops)
         del self._layers[layer.tensor]
         layer.tensor = ops[-1].output
         self._layers[layer.tensor] = layer
@@ -413,9 +472,6 @@ class _Walker:
         return f"multiplies {' and '.join('x'.join(map(str, shape)) for shape in shapes)}"
 
     def _with_constant(self, op: _Op) -> str | None:
-        hard = self._spelt_out(op)
-        if hard is not None:
-            return None
         layer, constant = self._open(op.roots[0]), next(name for name in op.inputs if name in self._view.constants)
         if layer is None or layer.op == "add" or layer.residual:
             return f"{op.kind} of a constant follows no convolution"
@@ -428,57 +484,34 @@ class _Walker:
     # --- activations --------------------------------------------------------------------------------------------------
 
     def _activation(self, op: _Op) -> str | None:
-        root = op.roots[0]
-        gated = self._gated(op)
+        if len(op.roots) != 1:
+            return f"{op.kind} has bounds that are computed"
+        root, gated = op.roots[0], self._gated(op)
         layer = self._open(root, readers=1 if gated is None else 2)
-        if layer is None:
-            return f"{op.kind} follows no convolution that could take it in"
         if gated is not None:
-            layer.activation = "silu" if op.kind == "Sigmoid" else "hardswish"
-            if op.kind != "Sigmoid":
-                self._notes.append(f"{op.name}: hardswish in two operations is counted as one")
-            self._extend(layer, op, gated)
+            self._merged.add(gated.output)
+            if layer is None:
+                self._stand_alone(op, "", kind="QuickGelu", last=gated)
+            else:
+                layer.activation = "silu"
+                self._extend(layer, op, gated)
             return None
+        requantised = op.kind in CLIPS and op.inputs[0] in self._view.quantised
+        if layer is None or requantised:
+            return f"{op.kind} follows no convolution that could take it in"
         layer.activation = ACTIVATIONS[op.kind]
-        if op.kind == "LeakyRelu":
-            self._notes.append(f"{op.name}: LeakyRelu is counted as relu")
+        if op.kind in MERGED_ALIKE:
+            self._notes.append(f"{op.name}: {op.kind} is merged into its layer as {MERGED_ALIKE[op.kind]} would be")
         self._extend(layer, op)
         return None
 
     def _gated(self, op: _Op) -> _Op | None:
-        """Return the multiplication of ``x * gate(x)``, where this operation is the gate."""
-        if op.kind not in ("Sigmoid", "HardSigmoid"):
+        """Return the multiplication of ``x * sigmoid(x)``, where this operation is the gate."""
+        if op.kind != "Sigmoid":
             return None
         product = self._view.sole_reader(op.output)
         found = product is not None and product.kind == "Mul" and set(product.roots) == {op.roots[0], op.output}
         return product if found else None
-
-    def _spelt_out(self, op: _Op) -> str | None:
-        """Merge ``clip(x + 3, 0, 6) / 6``, with or without a factor x, as hardsigmoid or hardswish; None elsewhere."""
-        clip = self._view.sole_reader(op.output) if op.kind == "Add" else None
-        if clip is None or clip.kind not in ("Clip", "Relu"):
-            return None
-        root, last, gated, divided = op.roots[0], clip, False, False
-        ops = [op, clip]
-        while not (gated and divided):
-            following = self._view.sole_reader(last.output)
-            if following is None or following.kind not in ("Mul", "Div"):
-                break
-            if len(following.roots) == 1 and not divided:
-                divided = True
-            elif set(following.roots) == {root, last.output} and not gated:
-                gated = True
-            else:
-                break
-            ops.append(following)
-            last = following
-        layer = self._open(root, readers=2 if gated else 1)
-        if layer is None or not divided:
-            return None
-        layer.activation = "hardswish" if gated else "hardsigmoid"
-        self._notes.append(f"{op.name}: {layer.activation} in {len(ops)} operations is counted as one")
-        self._extend(layer, *ops)
-        return layer.activation
 
 
 def _pixels(pixels: int, out: int, kernel: int, stride: int) -> int:

@@ -1,0 +1,233 @@
+"""Which kind of operation an ONNX operator is, and how much work it does, by the sizes of its tensors. Layer 3.
+
+The names of ONNX and those of ONNX Runtime's own operators, which its optimised graphs and profiles use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import TensorProto
+
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.layer import OperationSpec
+
+Shape = tuple[int, ...]
+IMAGE_RANK = 4
+
+_UNARY = {
+    "Abs": "abs",
+    "BiasGelu": "gelu",
+    "Celu": "elu",
+    "Clip": "clip",
+    "Elu": "elu",
+    "Erf": "erf",
+    "Exp": "exp",
+    "FastGelu": "gelu",
+    "Gelu": "gelu",
+    "HardSigmoid": "hardsigmoid",
+    "HardSwish": "hardswish",
+    "LeakyRelu": "leaky_relu",
+    "Log": "log",
+    "Mish": "mish",
+    "Neg": "neg",
+    "PRelu": "prelu",
+    "Pow": "pow",
+    "QuickGelu": "silu",
+    "Reciprocal": "reciprocal",
+    "Relu": "relu",
+    "Selu": "elu",
+    "Sigmoid": "sigmoid",
+    "Softplus": "softplus",
+    "Sqrt": "sqrt",
+    "Swish": "silu",
+    "Tanh": "tanh",
+    **dict.fromkeys(("Ceil", "Cos", "Floor", "IsNaN", "Not", "Round", "Sign", "Sin", "Softsign"), "other_unary"),
+}
+_BINARY = {
+    "Add": "add",
+    "Div": "div",
+    "Mul": "mul",
+    "Sub": "sub",
+    **dict.fromkeys(
+        ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Or", "Sum"),
+        "other_binary",
+    ),
+    "Where": "other_binary",
+}
+_MOVES = {
+    "Concat": "concat",
+    "ConcatFromSequence": "concat",
+    "DepthToSpace": "depth_to_space",
+    "Expand": "expand",
+    "Gather": "gather",
+    "GatherElements": "gather",
+    "GatherND": "gather",
+    "Pad": "pad",
+    "ReorderInput": "reorder",
+    "ReorderOutput": "reorder",
+    "Slice": "slice",
+    "SpaceToDepth": "depth_to_space",
+    "Split": "split",
+    "Tile": "tile",
+    "Transpose": "transpose",
+    "Cast": "cast",
+    "QuantizeLinear": "quantize",
+    "DequantizeLinear": "dequantize",
+    "DynamicQuantizeLinear": "quantize",
+}
+_NORMS = {
+    "BatchNormalization": "batch_norm",
+    "GroupNorm": "group_norm",
+    "GroupNormalization": "group_norm",
+    "InstanceNormalization": "instance_norm",
+    "LayerNormalization": "layer_norm",
+    "RMSNormalization": "layer_norm",
+    "SimplifiedLayerNormalization": "layer_norm",
+    "SkipLayerNormalization": "layer_norm",
+    "LogSoftmax": "softmax",
+    "Softmax": "softmax",
+    "ArgMax": "reduce",
+    "ArgMin": "reduce",
+    "GlobalAveragePool": "global_pool",
+    "GlobalMaxPool": "global_pool",
+}
+_POOLS = {"AveragePool": "avg_pool", "LpPool": "avg_pool", "MaxPool": "max_pool", "NhwcMaxPool": "max_pool"}
+_PRODUCTS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "Einsum"})
+_CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "NhwcFusedConv"})
+_RECURRENT = frozenset({"GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"})
+# Names of the runtime that say how an operator runs, not what it computes.
+_PREFIXES = ("nchwc.", "nhwc.", "QLinear")
+_RENAMED = {"QGemm": "Gemm", "DynamicQuantizeMatMul": "MatMul", "MatMulIntegerToFloat": "MatMul", "Upsample": "Resize"}
+
+_VALUE_TYPES = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "int8",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sized:
+    """An operator with the sizes of its tensors.
+
+    Args:
+        operator: its ONNX type, or the runtime's name for it.
+        attributes: by name, numbers, lists of numbers and bytes.
+        reads: shapes of the inputs that are computed.
+        constants: shapes of those that are not.
+        writes: shapes of its outputs.
+        value_type: of what it computes on, as in `onnx.TensorProto`.
+    """
+
+    operator: str
+    attributes: Mapping[str, Any]
+    reads: Sequence[Shape]
+    constants: Sequence[Shape] = ()
+    writes: Sequence[Shape]
+    value_type: int = TensorProto.FLOAT
+
+    @property
+    def plain_operator(self) -> str:
+        """Return its type by ONNX's name."""
+        name = self.operator
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
+        return _RENAMED.get(name, name)
+
+
+def operation_of(sized: Sized) -> OperationSpec | None:
+    """Return the work of an operator, per image; None where no kind of operation stands for it, or sizes are unknown.
+
+    Args:
+        sized: the operator with its tensors.
+    """
+    kind = _kind(sized)
+    if kind is None or not sized.reads or not sized.writes:
+        return None
+    batch = _batch(sized)
+    read, written = (sum(map(math.prod, shapes)) // batch for shapes in (sized.reads, sized.writes))
+    if kind in ("slice", "gather"):
+        read = written  # the rest of its input is not touched
+    try:
+        return OperationSpec(
+            kind=kind,
+            value_type=_VALUE_TYPES.get(sized.value_type, "other"),
+            read_values=read,
+            written_values=written,
+            macs=_macs(sized, kind) // batch,
+            weight_values=_weights(sized, kind),
+        )
+    except ConfigError:  # a tensor without values
+        return None
+
+
+def _kind(sized: Sized) -> str | None:
+    operator = sized.plain_operator
+    for table in (_MOVES, _NORMS, _POOLS):
+        if operator in table:
+            return table[operator]
+    if operator.startswith("Reduce"):
+        return "reduce"
+    if operator in _UNARY:
+        return _UNARY[operator]
+    if operator in _BINARY:
+        whole = len(sized.reads) > 1 and len(set(sized.reads)) == 1 and not sized.constants
+        return _BINARY[operator] if whole else f"{_BINARY[operator]}_broadcast"
+    if operator == "Resize":
+        nearest = sized.attributes.get("mode", b"nearest") == b"nearest"
+        return "resize_nearest" if nearest else "resize_linear"
+    if operator in _PRODUCTS:
+        return "matmul"
+    if operator in _RECURRENT:
+        return "recurrent"
+    return _convolution(sized) if operator in _CONVOLUTIONS else None
+
+
+def _convolution(sized: Sized) -> str:
+    if sized.plain_operator == "ConvTranspose":
+        return "conv_transpose"
+    groups, weight = int(sized.attributes.get("group", 1)), _kernel(sized)
+    if groups == 1:
+        return "conv"
+    return "depthwise_conv" if len(weight) > 1 and weight[1] == 1 else "grouped_conv"
+
+
+def _batch(sized: Sized) -> int:
+    """Return how many images the tensors hold: the first size that all of rank 4 share."""
+    firsts = {shape[0] for shape in (*sized.reads, *sized.writes) if len(shape) == IMAGE_RANK}
+    return max(1, firsts.pop()) if len(firsts) == 1 else 1
+
+
+def _kernel(sized: Sized) -> Shape:
+    """Return the weight's shape, empty where it is not known."""
+    ranks = (shape for shape in (*sized.constants, *sized.reads[1:]) if len(shape) > 2)  # more than a bias or a scale
+    return next(ranks, ())
+
+
+def _macs(sized: Sized, kind: str) -> int:
+    written = sum(map(math.prod, sized.writes))
+    if kind in ("conv", "depthwise_conv", "grouped_conv"):
+        return written * math.prod(_kernel(sized)[1:])
+    if kind == "conv_transpose":
+        return math.prod(sized.reads[0]) * math.prod(_kernel(sized)[1:])
+    if kind in ("max_pool", "avg_pool"):
+        return written * int(math.prod(sized.attributes.get("kernel_shape", (1,))))
+    if kind == "matmul":
+        shape = sized.reads[0]
+        turned = sized.attributes.get("transA", 0)
+        return written * int((shape[-2] if turned and len(shape) > 1 else shape[-1]) if shape else 1)
+    if kind == "recurrent":
+        steps = sized.reads[0][0] * sized.reads[0][1] if len(sized.reads[0]) > 1 else 1
+        return steps * sum(math.prod(shape) for shape in sized.constants if len(shape) > IMAGE_RANK - 2)
+    return 0
+
+
+def _weights(sized: Sized, kind: str) -> int:
+    if kind in ("conv", "depthwise_conv", "grouped_conv", "conv_transpose", "matmul", "recurrent"):
+        return sum(math.prod(shape) for shape in sized.constants)
+    return 0
