@@ -18,6 +18,7 @@ from deepmad_hw.errors import (
     InputFileError,
     MissingExtraError,
     StorageError,
+    TooNoisyError,
 )
 from deepmad_hw.files import write_atomically
 from profilers import child, run, samples
@@ -33,6 +34,7 @@ EXIT_CODES: dict[type[DeepmadError], int] = {
     MissingExtraError: 8,
     DeviceLostError: 9,
     StorageError: 74,
+    TooNoisyError: 6,
 }
 
 

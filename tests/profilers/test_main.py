@@ -10,6 +10,7 @@ import pytest
 
 import profilers
 from deepmad_hw import cli
+from deepmad_hw.errors import TooNoisyError
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
 from profilers import command
@@ -79,6 +80,16 @@ def test_a_journal_of_another_run_is_one_line(packed, tmp_path):
 
 def test_exit_codes_are_those_of_the_host():
     assert command.EXIT_CODES.items() <= cli.EXIT_CODES.items()
+
+
+def test_a_device_that_is_never_calm_is_one_line_and_its_code(monkeypatch, capsys, packed, tmp_path):
+    def measure(*_, **__):
+        raise TooNoisyError("everything measured so far was disturbed (waited 31%)")
+
+    monkeypatch.setattr(command.run, "measure", measure)
+    monkeypatch.setattr(sys, "argv", ["profilers", "run", str(packed(1).folder), "--out", str(tmp_path / "out.jsonl")])
+    assert command.main() == cli.EXIT_TOO_NOISY
+    assert capsys.readouterr().err == "error: everything measured so far was disturbed (waited 31%)\n"
 
 
 RUNTIMES = {  # what a file times with, beside numpy
