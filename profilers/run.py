@@ -28,6 +28,7 @@ from profilers.timing import Rhythm
 MAX_FAILURES_IN_A_ROW = 5
 MAX_FAILURES_OF_A_PROBE = 2
 EARLY_LOOK_S = 60.0  # after which a sitting that has seen nothing calm, in a run that never has, ends
+EARLY_LOOK_UNITS = 3  # fewer say nothing about a run, however long they took
 PATIENCE = 1.5  # how much longer than its budget a sitting on a disturbed machine may take
 
 
@@ -120,7 +121,7 @@ def _rounds(
     plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: Callable[[Tick], None], governor: str
 ) -> None:
     units = list(book.units())
-    useful_s, sitting_s, failures = sum(map(_useful_s, units)), 0.0, 0
+    useful_s, sitting, sitting_s, failures = sum(map(_useful_s, units)), 0, 0.0, 0
     for probe, number, needed in _orders(plan, units, effort):
         if number >= effort.min_rounds:
             enough = useful_s >= effort.budget_s and not needed
@@ -140,7 +141,8 @@ def _rounds(
                 hint="see 'deepmad-hw doctor'; the same command goes on from here",
             )
         on_tick(_tick(plan, units, effort))
-        if sitting_s + unit.seconds > EARLY_LOOK_S:  # the next one may take as long as this one
+        sitting += 1
+        if sitting >= EARLY_LOOK_UNITS and sitting_s + unit.seconds > EARLY_LOOK_S:  # the next may take as long as this
             _require_calm(units)
 
 

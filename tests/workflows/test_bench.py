@@ -366,6 +366,7 @@ def test_all_that_is_unsure_is_named_in_one_line():
 def test_a_bench_that_ends_early_keeps_what_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)
     monkeypatch.setattr(run, "EARLY_LOOK_S", 0.0)
+    monkeypatch.setattr(run, "EARLY_LOOK_UNITS", 1)
     rows = bench([foreign(tmp_path / f"{name}.onnx") for name in "ab"], **QUICK)
     assert [row.status for row in rows] == ["noisy", "noisy"]
     assert rows[0].measured_ms > 0

@@ -246,6 +246,7 @@ def test_a_machine_that_is_never_calm_is_said(tmp_path, monkeypatch):
 def test_a_machine_that_is_never_calm_is_said_early(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)
     monkeypatch.setattr(run, "EARLY_LOOK_S", 0.0)
+    monkeypatch.setattr(run, "EARLY_LOOK_UNITS", 1)
     ticks = []
     with pytest.raises(TooNoisyError, match="everything measured so far was disturbed"):
         profile(REQUEST, out=tmp_path / "t.csv", on_tick=ticks.append)
