@@ -36,6 +36,19 @@ def test_a_run_writes_rows_that_are_records(packed, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.journal", "out.jsonl", "plan"]
 
 
+CLOSED = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2"])
+def test_a_closed_stream_is_no_fault(packed, tmp_path, closed):
+    words = ("run", packed(1).folder, "--runtime", "replay", "--minutes", 0, "--out", tmp_path / "out.jsonl")
+    command = [sys.executable, "-c", CLOSED, closed, "-m", "profilers", *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+    assert ended.stderr.startswith("1/4 probe0 ok") == (closed != "2")
+    assert (tmp_path / "out.jsonl").is_file()
+
+
 def test_progress_is_shown_on_standard_error(packed, tmp_path):
     plan = packed(1)
     ended = run("run", plan.folder, "--runtime", "replay", "--minutes", 0, "--out", tmp_path / "out.jsonl")
