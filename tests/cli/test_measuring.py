@@ -14,6 +14,7 @@ from deepmad_hw.workflows import bench as benches
 from deepmad_hw.workflows import outlook
 from deepmad_hw.workflows import profile as profiles
 from deepmad_hw.workflows import quickstart as quickstarts
+from deepmad_hw.workflows.results_folder import load_results
 from profilers import samples
 
 pytest.importorskip("onnxruntime", reason="measuring needs ONNX Runtime")
@@ -252,3 +253,16 @@ def test_a_first_run_whose_times_are_unsure_is_shown_and_ends_with_its_code(run,
     assert ran.error.startswith("design: was disturbed every time")
     assert ran.err.startswith("not quiet here: the host takes away 20% of processor time: most times will be disturbed")
     assert "note: design was disturbed every time" in run("quickstart", "--out", tmp_path).out
+
+
+def test_a_comparison_is_shown_and_stored_however_unsure(run, config, table, tmp_path, noisy):
+    assert run("design", config, "--method", "fast", "--out", tmp_path / "other").code == 0
+    words = ("--latency", f"{table}=50ms", "--method", "fast", "--jobs", 1, "--beside", tmp_path / "other")
+    ran = run("sweep", config, *words, "--out", tmp_path / "out")
+    assert ran.code == EXIT_TOO_NOISY, ran.err
+    assert ran.error.startswith("design: was disturbed every time it was measured")
+    assert "unsure too: other" in ran.error
+    assert "note: other was disturbed every time" in ran.out
+    stored = load_results(tmp_path / "out")
+    rows = [stored.points[0].rows[0], stored.references[0].row]
+    assert [(row.status, row.measured_ms > 0, row.relative_error >= 0) for row in rows] == [("noisy", True, True)] * 2
