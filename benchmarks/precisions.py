@@ -11,7 +11,7 @@ from pathlib import Path
 import origin
 
 from deepmad_hw.exporters.onnx_int8 import RECORDED_FLAGS, cpu_flags
-from deepmad_hw.workflows.bench import bench
+from deepmad_hw.workflows.bench import bench, require_sure
 from deepmad_hw.workflows.export import export
 from deepmad_hw.workflows.networks import load_network
 
@@ -38,6 +38,7 @@ def _measured(network, seconds):
         for form, (target, choices) in FORMS.items():
             export(load_network(network), files[form], target=target, choices=choices)
         rows = {row.name: row for row in bench(list(files.values()), seconds_per_network=seconds)}
+        require_sure(rows.values())
     median_ms = {form: rows[form].measured_ms for form in FORMS}
     return {
         "median_ms": median_ms,

@@ -23,7 +23,7 @@ import origin
 from deepmad_hw import sampling
 from deepmad_hw.expand import expand
 from deepmad_hw.predict.network import TableModel
-from deepmad_hw.workflows.bench import bench, of_graph
+from deepmad_hw.workflows.bench import bench, of_graph, require_sure
 from deepmad_hw.workflows.profile import ProfileRequest, profile, spaces
 
 SETTINGS = {
@@ -83,6 +83,7 @@ def _tried(name, asked, subjects, options):
         table = profile(request, out=path)
         profiled_s = time.monotonic() - begin
         rows = bench(subjects, table=path, seconds_per_network=options.seconds)
+        require_sure(rows)
     errors = [math.inf if row.error is None else row.error for row in rows]
     known = [error for error in errors if math.isfinite(error)]
     print(f"{asked[0].resolution} {name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)

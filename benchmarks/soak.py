@@ -34,7 +34,7 @@ from deepmad_hw.problem import LatencyLimit, Limits, Problem
 from deepmad_hw.space import Space, StageSpace
 from deepmad_hw.workflows import bench as benching
 from deepmad_hw.workflows import profile as profiling
-from deepmad_hw.workflows.bench import bench, of_graph
+from deepmad_hw.workflows.bench import bench, of_graph, require_sure
 from deepmad_hw.workflows.design import design
 from deepmad_hw.workflows.profile import ProfileRequest, profile
 from deepmad_hw.workflows.tables import load_model
@@ -154,6 +154,7 @@ def _designed(kind, table, model):
     solution = design(Problem(name="soak", space=_space(kind), limits=Limits(latency=(limit,))), {model.name: model})
     graph = replace(expand(solution.architecture), name="design")
     (row,) = bench([of_graph(graph)], table=table, seconds_per_network=BENCH_S[kind])
+    require_sure([row])
     return {"status": solution.status.value, "measured_over_predicted": row.measured_ms / row.predicted_ms}
 
 

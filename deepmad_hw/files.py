@@ -1,10 +1,11 @@
-"""Writes files whole or not at all. Layer 2, standard library only."""
+"""Writes files whole or not at all, and opens the streams that are closed. Layer 2, standard library only."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import sys
 from pathlib import Path
 
 from deepmad_hw.errors import StorageError
@@ -53,3 +54,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_standard_streams() -> None:
+    """Open the null device in place of standard input, output and error, where whoever started this closed them.
+
+    Otherwise the next file that is opened would take the stream's number, and be written to as if it were the stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: the stream's
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))

@@ -18,8 +18,9 @@ from deepmad_hw.errors import (
     InputFileError,
     MissingExtraError,
     StorageError,
+    TooNoisyError,
 )
-from deepmad_hw.files import write_atomically
+from deepmad_hw.files import open_standard_streams, write_atomically
 from profilers import child, run, samples
 from profilers.backend import Settings
 from profilers.plan import read_plan
@@ -33,11 +34,13 @@ EXIT_CODES: dict[type[DeepmadError], int] = {
     MissingExtraError: 8,
     DeviceLostError: 9,
     StorageError: 74,
+    TooNoisyError: 6,
 }
 
 
 def main() -> int:
     """Run what the process's arguments say and return its exit code."""
+    open_standard_streams()
     options = _parser().parse_args()
     settings = Settings(runtime=options.runtime, threads=options.threads, script=options.script)
     try:

@@ -103,6 +103,17 @@ def stolen_and_total_ticks() -> tuple[int, int]:
     return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
 
 
+def busy_s() -> float | None:
+    """Return how long the processors that this process may use have run anything, in all; None where nobody tells."""
+    own = {f"cpu{number}" for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    lines = [line.split() for line in _read("/proc/stat").splitlines()]
+    ticks = [[int(field) for field in fields[1:]] for fields in lines if fields and fields[0] in own]
+    if not ticks or any(len(each) < 8 for each in ticks):
+        return None
+    # Of user, nice, system, idle, iowait, irq, softirq and steal; guests are counted as user.
+    return sum(sum(each[:3]) + sum(each[5:7]) for each in ticks) / os.sysconf("SC_CLK_TCK")
+
+
 def waited_ns() -> int | None:
     """Return how long threads have waited for a processor so far: this process's own, or all where only that is told.
 

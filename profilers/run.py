@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from deepmad_hw.errors import DeviceLostError, ForeignTableError
+from deepmad_hw.errors import DeviceLostError, ForeignTableError, TooNoisyError
 from deepmad_hw.measurement import Environment, median_interval
 from profilers import backend as backends
 from profilers import environment, samples
@@ -27,6 +27,8 @@ from profilers.timing import Rhythm
 
 MAX_FAILURES_IN_A_ROW = 5
 MAX_FAILURES_OF_A_PROBE = 2
+EARLY_LOOK_S = 60.0  # after which a sitting that has seen nothing calm, in a run that never has, ends
+EARLY_LOOK_UNITS = 3  # fewer say nothing about a run, however long they took
 PATIENCE = 1.5  # how much longer than its budget a sitting on a disturbed machine may take
 
 
@@ -91,6 +93,7 @@ def measure(
         MissingExtraError: the runtime is not installed.
         ForeignTableError: the journal was begun elsewhere or with another plan, or the governor changes meanwhile.
         DeviceLostError: the measuring process fails again and again, or another one holds the device.
+        TooNoisyError: everything was disturbed for as long as `EARLY_LOOK_S`; what was measured stays in the journal.
     """
     governor = environment.governor()
     found = backends.get(settings.runtime).environment(plan, settings)
@@ -98,6 +101,16 @@ def measure(
     with device_lock("cpu"), Journal(journal, identity) as book, _Child(plan, settings, effort) as child:
         _rounds(plan, book, child, effort, on_tick, governor)
         return found, list(book.units())
+
+
+def stored(journal: Path) -> list[Unit]:
+    """Return the units that a measurement has stored so far, whatever ended it.
+
+    Args:
+        journal: SQLite file of the measurement.
+    """
+    with Journal(journal, {}) as book:
+        return list(book.units())
 
 
 def _words(value: object) -> str:
@@ -108,7 +121,7 @@ def _rounds(
     plan: Plan, book: Journal, child: _Child, effort: Effort, on_tick: Callable[[Tick], None], governor: str
 ) -> None:
     units = list(book.units())
-    useful_s, sitting_s, failures = sum(map(_useful_s, units)), 0.0, 0
+    useful_s, sitting, sitting_s, failures = sum(map(_useful_s, units)), 0, 0.0, 0
     for probe, number, needed in _orders(plan, units, effort):
         if number >= effort.min_rounds:
             enough = useful_s >= effort.budget_s and not needed
@@ -128,6 +141,19 @@ def _rounds(
                 hint="see 'deepmad-hw doctor'; the same command goes on from here",
             )
         on_tick(_tick(plan, units, effort))
+        sitting += 1
+        if sitting >= EARLY_LOOK_UNITS and sitting_s + unit.seconds > EARLY_LOOK_S:  # the next may take as long as this
+            _require_calm(units)
+
+
+def _require_calm(units: list[Unit]) -> None:
+    """End a run of which no unit was calm: going on as long as for a whole one would only tell the same later."""
+    measured = [unit for unit in units if unit.status == "ok"]
+    if measured and all(map(samples.disturbed, measured)):
+        raise TooNoisyError(
+            f"everything measured so far was disturbed ({', '.join(samples.disturbances(measured))})",
+            hint="stop other work on this machine and run the same command again",
+        )
 
 
 def _require_governor(governor: str, *, where: str) -> None:

@@ -51,6 +51,26 @@ def disturbed(unit: Unit) -> bool:
     )
 
 
+def disturbances(units: Sequence[Unit]) -> tuple[str, ...]:
+    """Return in a few words each what disturbed units show, shares as medians of the units that show them.
+
+    Args:
+        units: measured units.
+    """
+    stolen = [unit.stolen for unit in units if unit.stolen is not None and unit.stolen > MAX_STOLEN]
+    waited = [unit.waited for unit in units if unit.waited is not None and unit.waited > MAX_WAITED]
+    swings = [_swing(unit) for unit in units if _swings(unit)]
+    throttled = sorted({str(unit.conditions["throttled"]) for unit in units if unit.conditions.get("throttled")})
+    shown = (
+        f"stolen {statistics.median(stolen):.0%}" if stolen else "",
+        f"waited {statistics.median(waited):.0%}" if waited else "",
+        f"canary swings by {statistics.median(swings) - 1:.0%}" if swings else "",
+        f"throttled: {', '.join(throttled)}" if throttled else "",
+        "runs of two speeds" if any(two_crowds(unit.total_us) for unit in units) else "",
+    )
+    return tuple(filter(None, shown))
+
+
 def two_crowds(times: Sequence[float]) -> bool:
     """Return whether times gather around two values instead of one.
 
@@ -96,8 +116,12 @@ def _beyond_their_best(units: Sequence[Unit]) -> set[tuple[str, int]]:
 
 
 def _swings(unit: Unit) -> bool:
+    return _swing(unit) > MAX_CANARY_SWING
+
+
+def _swing(unit: Unit) -> float:
     blocks = _canary_blocks(unit)
-    return max(blocks) > MAX_CANARY_SWING * min(blocks)
+    return max(blocks) / min(blocks)
 
 
 def _canary_blocks(unit: Unit) -> list[float]:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,28 @@ def test_an_interrupt_leaves_no_part_behind(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "a.bin", b"x")
     assert _names(tmp_path) == []
+
+
+CLOSED = """
+import os, sys
+for number in map(int, sys.argv[1]):
+    os.close(number)
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], *sys.argv[3:]])
+"""
+STREAMS = """
+import os, sys
+from deepmad_hw.files import open_standard_streams
+open_standard_streams()
+numbers = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)]
+print("told", file=sys.stderr)
+opened = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+os.write(opened, f"{numbers} {[os.get_inheritable(number) for number in numbers]} {opened > 2}".encode())
+"""
+
+
+@pytest.mark.parametrize("closed", ["", "0", "1", "2", "01", "012"])
+def test_closed_standard_streams_are_open_and_no_file_takes_their_numbers(tmp_path, closed):
+    words = [sys.executable, "-c", CLOSED, closed, STREAMS, str(tmp_path / "file")]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "" if "2" in closed else "told\n")
+    assert (tmp_path / "file").read_text() == "[0, 1, 2] [True, True, True] True"

@@ -10,7 +10,7 @@ import sys
 import tomllib
 import zipfile
 from email.parser import Parser
-from importlib.metadata import distribution
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ FOR_DEVELOPERS = {"dev", "docs"}
 LOWEST_PYTHON = sys.version_info[:2] == (3, 11)  # later ones need fewer packages
 ELSEWHERE = {"tensorrt"}  # in NVIDIA's own index; no developer's environment is made with it
 ANY_BUILD = "torch"  # pinned to a version, and taken as the build that suits the machine
+ONE_BUILDS = ("cuda-", "nvidia-")  # how packages begin that only some builds ask for; extras of ours may ask too
 BUILD_TOOLS = ("hatchling", "editables")  # hatchling asks for the other only where it builds alone
 
 
@@ -42,7 +43,7 @@ def pins():
 def needed(name, extras):
     """Return what a package with some extras needs here, itself included, through any number of others, by name.
 
-    What torch brings beyond the pinned packages (its default build has NVIDIA's libraries) depends on the build.
+    What torch brings beyond the pinned packages depends on the build, and what it brings of NVIDIA's does always.
     """
     found, waiting, seen = {}, [(name, extra) for extra in ("", *extras)], set()
     while waiting:
@@ -50,11 +51,12 @@ def needed(name, extras):
         if (name, extra) in seen or name in ELSEWHERE:
             continue
         seen.add((name, extra))
-        found[name] = distribution(name)
+        found[name] = metadata.distribution(name)
         for each in requirements(found[name].requires or []):
             asked = canonicalize_name(each.name)
             wanted = each.marker is None or each.marker.evaluate({"extra": extra})
-            if wanted and (name != ANY_BUILD or asked in pins()):
+            in_every_build = asked in pins() and not asked.startswith(ONE_BUILDS)
+            if wanted and (name != ANY_BUILD or in_every_build):
                 waiting += [(asked, inner) for inner in ("", *each.extras)]
     return found
 
@@ -203,6 +205,35 @@ refuse a licence that is not on their list.
 """
 
 
+def packages_of(page):
+    """Return the packages of a page of licences: version and licence, and who needs it."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:2] == "| "]
+    return {name: (f"{version}, {said}", set(users.split(", "))) for name, version, said, users in rows[1:]}
+
+
+class OtherBuild:
+    """A package as another build of it would describe itself."""
+
+    def __init__(self, package, *, version, asks):
+        self.metadata, self.version = package.metadata, version
+        self.requires = [*package.requires, *asks]
+
+
+def test_which_build_of_torch_is_installed_does_not_matter(monkeypatch):
+    here = licence_page()
+    asks = ['cuda-bindings<14,>=13.0.3; platform_system != "none"', "nvidia-ml-py", "cuda-toolkit==13.0", "triton==3.7"]
+
+    def built(asks):
+        build = OtherBuild(metadata.distribution(ANY_BUILD), version=f"{pins()[ANY_BUILD]}+cu130", asks=asks)
+        monkeypatch.setattr(metadata, "distribution", lambda name: build if name == ANY_BUILD else found(name))
+        return licence_page()
+
+    found = metadata.distribution
+    assert built(asks) == here
+    assert built([*asks, "pynvml"]) == here  # neither pinned nor in every build
+    assert built([*asks, "pyarrow"]) != here  # what every build asks for is on the page
+
+
 def test_every_package_has_a_licence_of_the_list():
     for name, package in needed_by(*(extra for extra in EXTRAS if extra not in FOR_DEVELOPERS)).items():
         found = licence(package)
@@ -211,9 +242,12 @@ def test_every_package_has_a_licence_of_the_list():
 
 
 def test_the_page_of_licences_is_that_of_the_packages():
-    page, made = ((text.splitlines()) for text in ((ROOT / "docs" / "licences.md").read_text(), licence_page()))
-    assert set(made) <= set(page)
+    page, made = (ROOT / "docs" / "licences.md").read_text(), licence_page()
     assert page == made or not LOWEST_PYTHON
+    named, found = packages_of(page), packages_of(made)
+    for name, (said, users) in found.items():  # with a later Python, fewer packages ask for some of them
+        assert said == named[name][0], name
+        assert users <= named[name][1] or "every use" in named[name][1], name
     assert (ROOT / "mkdocs.yml").read_text().count("licences.md") == 1
 
 
@@ -256,8 +290,8 @@ def test_the_wheel_is_text_without_secrets_or_paths_of_this_machine(wheel):
 
 
 def test_the_wheel_says_its_licence_and_asks_for_packages_by_name(wheel):
-    (metadata,) = (data for name, data in wheel.items() if name.endswith("/METADATA"))
-    said = Parser().parsestr(metadata.decode())
+    (about,) = (data for name, data in wheel.items() if name.endswith("/METADATA"))
+    said = Parser().parsestr(about.decode())
     assert (said["License-Expression"], said.get_all("License-File")) == ("Apache-2.0", ["LICENSE"])
     asked = requirements(said.get_all("Requires-Dist"))
     assert len(asked) > 20

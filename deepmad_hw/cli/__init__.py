@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from deepmad_hw import errors
+from deepmad_hw.files import open_standard_streams
 
 EXIT_OK = 0
 EXIT_UNEXPECTED = 1
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows the program's name; None means the process's own.
     """
+    open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:

@@ -76,6 +76,7 @@ def bench(
         output.answer_json([row_to_json(row) for row in rows])
     else:
         show(rows)
+    benches.require_sure(rows)  # after the answer, of which nothing is held back
 
 
 def _requested(words: list[str], data: Path | None) -> InputRequest:
@@ -89,6 +90,7 @@ def _side_by_side(
     networks: list[str], runtimes: list[str], *, threads: int, seconds: float, inputs: InputRequest, json: bool
 ) -> None:
     from deepmad_hw.cli.profile import show_tick
+    from deepmad_hw.workflows.bench import require_sure
     from deepmad_hw.workflows.bench_runtimes import bench_runtimes
 
     with output.progress("measuring") as steps:
@@ -102,9 +104,10 @@ def _side_by_side(
         )
     if json:
         output.answer_json([_runtime_row_to_json(row) for row in rows])
-        return
-    columns = ("network", "runtime", "measured ms", "p10", "p90", "p99", "samples", "")
-    output.table(columns, [_runtime_cells(row) for row in rows], numbers=range(2, 7))
+    else:
+        columns = ("network", "runtime", "measured ms", "p10", "p90", "p99", "samples", "")
+        output.table(columns, [_runtime_cells(row) for row in rows], numbers=range(2, 7))
+    require_sure(rows)
 
 
 def _runtime_row_to_json(row: RuntimeRow) -> dict[str, Any]:
@@ -113,7 +116,8 @@ def _runtime_row_to_json(row: RuntimeRow) -> dict[str, Any]:
     if measured is not None:
         percentiles = {f"p{p}_ms": measured.percentile_us(p) / 1e3 for p in (10, 90, 99)}
         data |= {"measured_ms": measured.median_us / 1e3, **percentiles, "samples": len(measured.samples_us)}
-        data |= {"status": measured.status, "conditions": dict(row.conditions)}
+        data |= {"status": measured.status, "relative_error": measured.relative_error}
+        data |= {"conditions": dict(row.conditions)}
     return data
 
 
@@ -124,12 +128,13 @@ def _runtime_cells(row: RuntimeRow) -> tuple[str, ...]:
     bound = "launch-bound without a graph" if row.conditions.get("launch_bound") == "yes" else ""
     throttled = f"throttled: {row.conditions['throttled']}" if row.conditions.get("throttled") else ""
     noisy = "disturbed" if measured.status != "ok" and not throttled else ""
+    unsure = f"known to {measured.relative_error:.0%} only" if row.reason else ""
     return (
         row.name,
         row.runtime,
         *(f"{value_us / 1e3:.2f}" for value_us in (measured.median_us, *map(measured.percentile_us, (10, 90, 99)))),
         str(len(measured.samples_us)),
-        ", ".join(filter(None, (noisy, throttled, bound))),
+        ", ".join(filter(None, (noisy, unsure, throttled, bound))),
     )
 
 
@@ -154,7 +159,9 @@ def row_to_json(row: BenchRow) -> dict[str, Any]:
     if measured is not None:
         percentiles = {f"p{p}_ms": measured.percentile_us(p) / 1e3 for p in (10, 90, 99)}
         data |= {"measured_ms": row.measured_ms, **percentiles, "samples": len(measured.samples_us)}
-        data |= {"status": measured.status, "drift": row.drift}
+        data |= {"relative_error": measured.relative_error}
+    if row.status is not None:
+        data |= {"status": row.status, "reason": row.reason, "drift": row.drift}
     return data
 
 
@@ -208,7 +215,9 @@ def notes(rows: list[BenchRow]) -> list[str]:
         found += [f"note: {row.name}: {note}" for note in row.notes[:SHOWN_NOTES]]
         if len(row.notes) > SHOWN_NOTES:
             found.append(f"note: {row.name}: {len(row.notes) - SHOWN_NOTES} more, see --json")
-        if row.measurement is not None and row.measurement.status != "ok":
+        if row.reason:
+            found.append(f"note: {row.name} {row.reason}")
+        elif row.measurement is not None and row.measurement.status != "ok":
             found.append(f"note: {row.name} was measured while something else used the processor")
     drift = rows[0].drift if rows else None
     if drift is not None and abs(drift - 1) > NOTED_DRIFT:

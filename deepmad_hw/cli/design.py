@@ -10,7 +10,7 @@ import typer
 
 from deepmad_hw import cli, units
 from deepmad_hw.cli import answers, options, output
-from deepmad_hw.errors import ConfigError
+from deepmad_hw.errors import ConfigError, TooNoisyError
 
 if TYPE_CHECKING:
     from deepmad_hw.problem import Problem
@@ -106,6 +106,8 @@ def design(
         answers.show(solution, question.problem)
     output.message(f"stored in {folder}" if folder is not None else "nothing was stored; --out DIR keeps the design")
     _stop(solution, question.problem)
+    if loop is not None and loop.too_noisy:
+        raise TooNoisyError(loop.ended)
 
 
 def _measured(

@@ -63,6 +63,7 @@ def profile(
         return
     if out is None:
         raise ConfigError("no table to write", where="--out")
+    show_outlook(runtime, threads=threads)
     with output.progress(f"profiling with {runtime}") as steps:
         table = profiles.profile(request, out=out, on_tick=lambda tick: show_tick(steps, tick))
     noisy = sum(row.status == "noisy" for row in table.rows)
@@ -70,6 +71,22 @@ def profile(
         output.answer_json({"schema": 1, "table": str(out), "rows": len(table.rows), "noisy": noisy})
     else:
         output.answer(f"{out}: {len(table.rows)} layers, {noisy} noisy, {len(table.calibration)} calibration networks")
+
+
+def show_outlook(runtime: str = "onnxruntime", *, threads: int = 1) -> None:
+    """Say before measuring what on this machine will disturb it, if anything does.
+
+    Args:
+        runtime: to measure with; the times of a script feel nothing.
+        threads: to measure with.
+    """
+    from deepmad_hw.workflows import outlook
+    from profilers import backend
+
+    if getattr(backend.get(runtime), "SCRIPTED", False):
+        return
+    for line in outlook.outlook(outlook.look(), threads=threads):
+        output.message(line)
 
 
 def show_tick(steps: output.Steps, tick: Tick) -> None:

@@ -21,8 +21,11 @@ def quickstart(
     json: options.Json = False,
 ) -> None:
     """Profile this machine, design a network for it, export it, measure it: under five minutes."""
-    from deepmad_hw.cli.profile import show_tick
+    from deepmad_hw.cli.profile import show_outlook, show_tick
+
+    show_outlook()
     from deepmad_hw.workflows import quickstart as quickstarts
+    from deepmad_hw.workflows.bench import require_sure
 
     with output.progress("quickstart") as steps:
         show = quickstarts.Show(step=output.message, tick=lambda tick: show_tick(steps, tick))
@@ -31,6 +34,7 @@ def quickstart(
         output.answer_json(_to_json(result))
     else:
         _show(result)
+    require_sure(line.bench for line in result.lines)
 
 
 def _show(result: Quickstart) -> None:

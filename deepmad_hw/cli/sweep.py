@@ -16,7 +16,7 @@ from deepmad_hw.cli import answers, options, output
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deepmad_hw.workflows.results import Point, Results
+    from deepmad_hw.workflows.results import Point, Results, Row
     from deepmad_hw.workflows.sweep import Progress
     from deepmad_hw.workflows.sweep_plan import Plan
 
@@ -146,6 +146,14 @@ def sweep(
         show(results)
     output.message(f"stored in {folder}; see it with: deepmad-hw report {shlex.quote(str(folder))} --out report.html")
     _stop(results, method=method)
+    if compare or beside:
+        from deepmad_hw.workflows.bench import require_sure
+
+        require_sure(_measured_rows(results))
+
+
+def _measured_rows(results: Results) -> list[Row]:
+    return [*(row for point in results.points for row in point.rows), *(each.row for each in results.references)]
 
 
 def _measured(plan: Plan, results: Results, folder: Path) -> Results:
@@ -239,6 +247,9 @@ def _show_measured(results: Results) -> None:
         for row, objective in rows
     ]
     output.table(("network", "measured ms", "p99", "predicted ms", "objective"), cells, numbers=range(1, 5))
+    for row, _ in rows:
+        if row.reason:
+            output.answer(f"note: {row.name} {row.reason}")
     output.answer("note: objectives are no accuracies, and compare at equal rho only")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from deepmad_hw.workflows.tables import load_model, require_this_machine
 from profilers import backend as backends
 from profilers import environment, run, samples
 from profilers.backend import Settings
+from profilers.journal import Unit
 from profilers.plan import Plan, read_plan
 from profilers.run import Effort, Tick
 from profilers.timing import Rhythm
@@ -98,6 +99,8 @@ class BenchRow:
         notes: where a layer stands for something that is only nearly the same.
         layers: one row per layer, if they were asked for.
         measurement: the times, or None if only predicted.
+        status: how measuring it went, one of `deepmad_hw.measurement.STATUSES`, or None if only predicted.
+        reason: why it has no measured time, or one that is not sure.
         drift: how much slower the machine is now than when the table was made, as a factor, or None.
     """
 
@@ -110,6 +113,8 @@ class BenchRow:
     notes: tuple[str, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     measurement: NetworkMeasurement | None = None
+    status: str | None = None
+    reason: str = ""
     drift: float | None = None
 
     @property
@@ -268,14 +273,15 @@ def bench(
         on_tick: told after each unit.
 
     Returns:
-        One row per network, in their order.
+        One row per network, in their order. What was measured is kept, however unsure; a row whose time is not sure or
+        missing says why, and `require_sure` raises that.
 
     Raises:
         ConfigError: no network, two networks of one name, or nothing to predict with.
-        InputFileError: a file cannot be used.
+        InputFileError: a file cannot be used, or none of the networks can be run.
         NotCoveredError: prediction only, and the table covers none of the networks.
         ForeignTableError: the table was not taken on this machine.
-        TooNoisyError: a network was disturbed whenever it was measured, and its median is not sure.
+        DeviceLostError: the measuring process fails again and again, or another one holds the device.
     """
     model = load_model(table) if table is not None else None
     subjects = subjects_of(networks, inputs=inputs, batch=model.batch if model is not None else 1)
@@ -298,10 +304,11 @@ def bench(
         if model is not None:
             found = backends.get(settings.runtime).environment(plan, settings)
             require_this_machine(model.table, found, where=str(table))
-        measured, canary_us = _measure(plan, settings, seconds_per_network, on_tick)
+        units, stopped = _measure(plan, settings, seconds_per_network, on_tick)
+    canary_us = statistics.median(samples.canary_level_us(unit) for unit in samples.trusted(units))
     was_us = model.table.canary_us if model is not None else None
     drift = canary_us / was_us if was_us else None
-    return [replace(row, measurement=_sure(measured, row.name), drift=drift) for row in rows]
+    return [replace(row, **_outcome(row.name, units, stopped), drift=drift) for row in rows]
 
 
 def subjects_of(
@@ -352,8 +359,8 @@ def _packed(subjects: Sequence[Subject], folder: Path, *, batch: int, precision:
 
 def _measure(
     plan: Plan, settings: Settings, seconds_per_network: float, on_tick: Callable[[Tick], None]
-) -> tuple[dict[str, NetworkMeasurement], float]:
-    """Return every network's times, and what the canary took meanwhile."""
+) -> tuple[list[Unit], str]:
+    """Return what was measured, and why that ended before its time if it did."""
     block_us = seconds_per_network * 1e6 / ROUNDS / BLOCKS_PER_ROUND
     guarded = any(probe.feed for probe in plan.probes) and settings.runtime in backends.LIMITED_RUNTIMES
     effort = Effort(
@@ -363,24 +370,81 @@ def _measure(
         max_rounds=2 * ROUNDS,
         rhythm=Rhythm(blocks=BLOCKS_PER_ROUND, block_us=block_us, max_runs=1000),
     )
-    _, units = run.measure(plan, settings, journal=plan.folder / "bench.journal", effort=effort, on_tick=on_tick)
-    broken = [unit for unit in units if unit.status != "ok"]
+    journal, stopped = plan.folder / "bench.journal", ""
+    try:
+        _, units = run.measure(plan, settings, journal=journal, effort=effort, on_tick=on_tick)
+    except TooNoisyError as error:
+        units, stopped = run.stored(journal), error.what
+    if all(unit.status != "ok" for unit in units):
+        raise InputFileError(f"cannot be run: {units[0].message or units[0].status}", where=units[0].probe)
+    return units, stopped
+
+
+class _Outcome(TypedDict):
+    measurement: NetworkMeasurement | None
+    status: str
+    reason: str
+
+
+def _outcome(name: str, units: Sequence[Unit], stopped: str) -> _Outcome:
+    """Return what measuring said of a network."""
+    found = next((each for each in samples.networks(units) if each.name == name), None)
+    failed = next((unit for unit in units if unit.probe == name and unit.status != "ok"), None)
+    if failed is not None:
+        reason = f"cannot be run: {failed.message or failed.status}"
+        return {"measurement": found, "status": failed.status, "reason": reason}
+    reason = stopped if found is None or stopped else doubt(found)
+    return {"measurement": found, "status": "noisy" if found is None else found.status, "reason": reason}
+
+
+def doubt(found: NetworkMeasurement) -> str:
+    """Return why a measured median is not sure, nothing where it is; a disturbed one may be known well enough.
+
+    Args:
+        found: the times.
+    """
+    if found.status != "noisy" or found.relative_error <= MAX_RELATIVE_ERROR:
+        return ""
+    return f"was disturbed every time it was measured, its median is known to {found.relative_error:.0%} only"
+
+
+class Told(Protocol):
+    """A row that says how measuring a network went."""
+
+    @property
+    def name(self) -> str:
+        """Return the network's name."""
+
+    @property
+    def status(self) -> str | None:
+        """Return one of `deepmad_hw.measurement.STATUSES`, or None if it was not to be measured."""
+
+    @property
+    def reason(self) -> str:
+        """Return why its time is missing or not sure, or nothing."""
+
+
+def require_sure(rows: Iterable[Told]) -> None:
+    """Refuse networks that could not be run, and then those whose measured time is not sure.
+
+    Args:
+        rows: of a bench.
+
+    Raises:
+        InputFileError: a network could not be run.
+        TooNoisyError: a network was disturbed whenever it was measured, and its median is not sure.
+    """
+    told = [row for row in rows if row.reason and row.status is not None]
+    broken = [row for row in told if row.status != "noisy"]
     if broken:
-        raise InputFileError(f"cannot be run: {broken[0].message or broken[0].status}", where=broken[0].probe)
-    canary_us = statistics.median(samples.canary_level_us(unit) for unit in samples.trusted(units))
-    return {measured.name: measured for measured in samples.networks(units)}, canary_us
-
-
-def _sure(measured: Mapping[str, NetworkMeasurement], name: str) -> NetworkMeasurement:
-    """Return a measurement whose median is known well enough, calm or not."""
-    found = measured[name]
-    if found.status == "noisy" and found.relative_error > MAX_RELATIVE_ERROR:
+        raise InputFileError(broken[0].reason, where=broken[0].name)
+    if told:
+        also = f" (unsure too: {', '.join(row.name for row in told[1:])})" if told[1:] else ""
         raise TooNoisyError(
-            f"was disturbed every time it was measured, its median is known to {found.relative_error:.0%} only",
-            where=name,
+            f"{told[0].reason}{also}",
+            where=told[0].name,
             hint="stop other work on this machine and run the same command again",
         )
-    return found
 
 
 def _require_distinct(subjects: Sequence[Subject]) -> None:

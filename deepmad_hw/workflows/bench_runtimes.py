@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from deepmad_hw.errors import DeviceLostError, MissingExtraError
+from deepmad_hw.errors import DeviceLostError, MissingExtraError, TooNoisyError
 from deepmad_hw.exporters.onnx_inputs import NOTHING_SAID, InputRequest
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
 from deepmad_hw.measurement import NetworkMeasurement
-from deepmad_hw.workflows.bench import SECONDS_PER_NETWORK, Subject, subjects_of
+from deepmad_hw.workflows.bench import SECONDS_PER_NETWORK, Subject, doubt, subjects_of
 from profilers import backend as backends
 from profilers import run, samples
 from profilers.backend import Settings
@@ -35,7 +35,7 @@ class RuntimeRow:
         name: of the network.
         runtime: name of the backend.
         measurement: the times, or None where it cannot be run.
-        reason: why it cannot.
+        reason: why it cannot, or why its measured time is not sure.
         conditions: what the device told of itself, see `profilers.backend.Watched`.
     """
 
@@ -44,6 +44,11 @@ class RuntimeRow:
     measurement: NetworkMeasurement | None = None
     reason: str = ""
     conditions: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str | None:
+        """Return how sure the measured time is, None without one: what a runtime cannot run is an answer too."""
+        return None if self.measurement is None else self.measurement.status
 
 
 def bench_runtimes(
@@ -74,6 +79,7 @@ def bench_runtimes(
         ConfigError: no network, two of one name, or an unknown runtime.
         InputFileError: a file cannot be used.
         MissingExtraError: a runtime that was named is not installed, or its device is not here.
+        DeviceLostError: the first runtime's process fails again and again, or another one holds the device.
     """
     subjects = subjects_of(networks, inputs=inputs)
     with tempfile.TemporaryDirectory(prefix="deepmad-hw-bench-") as folder:
@@ -81,11 +87,8 @@ def bench_runtimes(
         plan = read_plan(Path(folder))
         chosen = _present(runtimes, plan, threads=threads)
         progress = _Progress(len(chosen) * len(subjects) * ROUNDS, on_tick)
-        units: dict[str, list[Unit]] = {}
-        for number in range(ROUNDS):
-            for runtime in chosen:
-                settings = Settings(runtime=runtime, threads=threads)
-                units[runtime] = _round(plan, settings, number, seconds_per_network, progress)
+        every = [Settings(runtime=runtime, threads=threads) for runtime in chosen]
+        units = _in_turns(plan, every, seconds_per_network, progress)
     return [_row(item.name, runtime, units[runtime]) for item in subjects for runtime in chosen]
 
 
@@ -113,6 +116,28 @@ def _present(runtimes: Sequence[str], plan: Plan, *, threads: int) -> list[str]:
     return found
 
 
+def _in_turns(
+    plan: Plan, every: Sequence[Settings], seconds_per_network: float, on_tick: Callable[[Tick], None]
+) -> dict[str, list[Unit]]:
+    """Return every runtime's units, those of a runtime that was lost on the way too."""
+    units: dict[str, list[Unit]] = {settings.runtime: [] for settings in every}
+    lost: set[str] = set()
+    for number in range(ROUNDS):
+        for settings in (each for each in every if each.runtime not in lost):
+            try:
+                units[settings.runtime] = _round(plan, settings, number, seconds_per_network, on_tick)
+            except DeviceLostError:
+                if not any(units.values()):  # nothing is measured that would be thrown away
+                    raise
+                units[settings.runtime] = run.stored(_journal(plan, settings))
+                lost.add(settings.runtime)
+    return units
+
+
+def _journal(plan: Plan, settings: Settings) -> Path:
+    return plan.folder / f"{settings.runtime}.journal"
+
+
 def _round(
     plan: Plan, settings: Settings, number: int, seconds_per_network: float, on_tick: Callable[[Tick], None]
 ) -> list[Unit]:
@@ -125,8 +150,11 @@ def _round(
             blocks=BLOCKS_PER_ROUND, block_us=seconds_per_network * 1e6 / ROUNDS / BLOCKS_PER_ROUND, max_runs=1000
         ),
     )
-    journal = plan.folder / f"{settings.runtime}.journal"
-    return run.measure(plan, settings, journal=journal, effort=effort, on_tick=on_tick)[1]
+    journal = _journal(plan, settings)
+    try:
+        return run.measure(plan, settings, journal=journal, effort=effort, on_tick=on_tick)[1]
+    except TooNoisyError:  # the rows will say so
+        return run.stored(journal)
 
 
 class _Progress:
@@ -149,5 +177,7 @@ def _row(name: str, runtime: str, units: Sequence[Unit]) -> RuntimeRow:
         return RuntimeRow(name=name, runtime=runtime, reason=failed.message or failed.status)
     measured = next((each for each in samples.networks(units) if each.name == name), None)
     if measured is None:
-        raise DeviceLostError("was not measured", where=f"{name} on {runtime}")
-    return RuntimeRow(name=name, runtime=runtime, measurement=measured, conditions=own[-1].conditions)
+        return RuntimeRow(name=name, runtime=runtime, reason="was not measured")
+    return RuntimeRow(
+        name=name, runtime=runtime, measurement=measured, reason=doubt(measured), conditions=own[-1].conditions
+    )

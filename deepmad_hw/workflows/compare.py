@@ -39,7 +39,7 @@ def compared(
     measure: Bench = bench,
     on_tick: Callable[[Tick], None] = lambda tick: None,
 ) -> Results:
-    """Return results with a measurement of every design and of other networks, taken in turns.
+    """Return results with a measurement of every design and of other networks, taken in turns, sure or not.
 
     Args:
         results: the designs.
@@ -52,7 +52,6 @@ def compared(
     Raises:
         ConfigError: no design, or a network called like a point.
         ForeignTableError: the table was not taken on this machine.
-        TooNoisyError: a network was disturbed whenever it was measured.
     """
     ours = [
         of_graph(from_architecture(point.solution.architecture, name=point.name).graph)

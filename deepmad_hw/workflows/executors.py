@@ -78,8 +78,9 @@ def workers(*, jobs: int = 1, dask: str | None = None) -> Iterator[Workers]:
 
 
 def _follow_parent() -> None:
-    """End with the process that started this one, however it ends, and at Ctrl-C without a word."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """End with the process that started this one, however it ends, and at Ctrl-C, if that counts, without a word."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background, where all ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

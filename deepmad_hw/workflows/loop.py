@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepmad_hw.architecture import Architecture
-from deepmad_hw.errors import ConfigError, ForeignTableError
+from deepmad_hw.errors import ConfigError, ForeignTableError, TooNoisyError
 from deepmad_hw.jsonfile import Json, Place, plain, read_json, require_keys, typed, versioned, write_json
 from deepmad_hw.problem import LatencyLimit, Problem
 from deepmad_hw.solution import LatencyValue, Solution
@@ -39,6 +39,7 @@ class Measured:
         rounds: every round, one entry per table that belongs to this machine.
         rows: measurements of the design, one per such table.
         ended: why there was no further round.
+        too_noisy: whether that was because the machine was too noisy to measure another one.
     """
 
     question: Question
@@ -46,6 +47,7 @@ class Measured:
     rounds: tuple[Round, ...]
     rows: tuple[Row, ...]
     ended: str
+    too_noisy: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +97,6 @@ def measured_loop(
     Raises:
         ConfigError: there is no latency limit.
         ForeignTableError: no table belongs to this machine.
-        TooNoisyError: a design was disturbed whenever it was measured.
     """
     budgets_ms = {limit.table: limit.budget_ms for limit in question.problem.limits.latency}
     if not budgets_ms:
@@ -104,12 +105,16 @@ def measured_loop(
     problem, solution = question.problem, first or _solve(question.problem, question, settings, None)
     rounds: list[Round] = []
     tried: list[_Tried] = []
-    ended = f"{most_rounds} rounds have passed"
+    ended, too_noisy = f"{most_rounds} rounds have passed", False
     for number in range(1, most_rounds + 1):
         if solution.architecture is None or solution.evaluation is None:
             ended = f"no design was found: {solution.stopped}"
             break
-        rows = _rows(solution.architecture, point, question, timed)
+        try:
+            rows = _rows(solution.architecture, point, question, timed)
+        except TooNoisyError as error:
+            ended, too_noisy = str(error), True
+            break
         shares = {table: _at_tables_speed_ms(row) / budgets_ms[table] for table, row in rows.items()}
         this = _Tried(problem=problem, solution=solution, rows=rows, shares=shares)
         tried.append(this)
@@ -126,7 +131,7 @@ def measured_loop(
             ended = "the next larger budget has the same design"
             break
     if not tried:
-        return Measured(question=question, solution=solution, rounds=(), rows=(), ended=ended)
+        return Measured(question=question, solution=solution, rounds=(), rows=(), ended=ended, too_noisy=too_noisy)
     best = max(tried, key=lambda each: each.worth)
     return Measured(
         question=replace(question, problem=best.problem),
@@ -134,6 +139,7 @@ def measured_loop(
         rounds=tuple(rounds),
         rows=tuple(best.rows.values()),
         ended=ended,
+        too_noisy=too_noisy,
     )
 
 
@@ -178,11 +184,12 @@ def measure_here(architecture: Architecture, name: str, table: Path) -> Row:
         ForeignTableError: the table was not taken on this machine.
         TooNoisyError: the design was disturbed whenever it was measured.
     """
-    from deepmad_hw.workflows.bench import bench, of_graph
+    from deepmad_hw.workflows.bench import bench, of_graph, require_sure
     from deepmad_hw.workflows.networks import from_architecture
     from deepmad_hw.workflows.results_folder import row_of
 
     (row,) = bench([of_graph(from_architecture(architecture, name=name).graph)], table=table)
+    require_sure([row])
     return row_of(row, table=None)
 
 

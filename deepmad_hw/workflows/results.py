@@ -43,7 +43,9 @@ class Row:
         p90_ms: their 90th percentile.
         p99_ms: their 99th percentile.
         samples: how many there are.
-        status: ``ok`` or ``noisy``.
+        relative_error: half the median's 95 % confidence interval over the median.
+        status: ``ok`` or ``noisy``, or what went wrong where there is no time.
+        reason: why there is no measured time, or one that is not sure.
         drift: how much slower the machine was than when the table was made, as a factor.
     """
 
@@ -58,7 +60,9 @@ class Row:
     p90_ms: float | None = None
     p99_ms: float | None = None
     samples: int | None = None
+    relative_error: float | None = None
     status: str | None = None
+    reason: str = ""
     drift: float | None = None
 
     def __post_init__(self) -> None:

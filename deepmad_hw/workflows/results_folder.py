@@ -128,6 +128,8 @@ def row_of(row: BenchRow, *, table: str | None) -> Row:
         lower_ms=row.lower_ms,
         upper_ms=row.upper_ms,
         uncovered=row.uncovered,
+        status=row.status,
+        reason=row.reason,
         drift=row.drift,
     )
     measured = row.measurement
@@ -141,7 +143,8 @@ def row_of(row: BenchRow, *, table: str | None) -> Row:
         p90_ms=p90_ms,
         p99_ms=p99_ms,
         samples=len(measured.samples_us),
-        status=measured.status,
+        relative_error=measured.relative_error,
+        status=row.status or measured.status,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepmad_hw import serde
+from deepmad_hw.errors import TooNoisyError
 from deepmad_hw.workflows.design import save_design
 from deepmad_hw.workflows.loop import LOOP_FILE, Measure, measured_loop, read_loop, write_loop
 from deepmad_hw.workflows.networks import DESIGN_FILE
@@ -74,6 +75,8 @@ def _run(
         measure=measure,
         on_round=on_round,
     )
+    if found.too_noisy:  # its loop begins again when the same command is given again; what is stored stays
+        raise TooNoisyError(found.ended)
     question = found.question
     save_design(
         folder,

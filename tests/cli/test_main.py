@@ -116,3 +116,18 @@ def test_main_takes_the_processes_own_arguments(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["deepmad-hw", "--version"])
     assert main() == 0
     assert capsys.readouterr().out.startswith("deepmad-hw ")
+
+
+CLOSED = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.executable, [sys.executable, '-c', *sys.argv[2:]])"
+CALL = "import sys; from deepmad_hw.cli import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2"])
+def test_a_closed_stream_is_no_fault(config, tmp_path, closed):
+    words = ("design", config, "--method", "fast", "--out", tmp_path / "out", "--json")
+    command = [sys.executable, "-c", CLOSED, closed, CALL, *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("{") == (closed != "1")
+    assert ended.stderr.startswith("solving ") == (closed != "2")
+    assert (tmp_path / "out" / "design.json").is_file()

@@ -1,12 +1,20 @@
 """The verbs that measure, on a runtime that runs nothing or on networks so small that they take no time."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from deepmad_hw.cli import EXIT_DEVICE_LOST, EXIT_FOREIGN_TABLE, EXIT_INPUT_FILE, EXIT_USAGE
+from deepmad_hw.cli import EXIT_DEVICE_LOST, EXIT_FOREIGN_TABLE, EXIT_INPUT_FILE, EXIT_TOO_NOISY, EXIT_USAGE
 from deepmad_hw.cli import profile as profile_verb
+from deepmad_hw.errors import TooNoisyError
+from deepmad_hw.measurement import NetworkMeasurement
+from deepmad_hw.solution import Solution, Status
 from deepmad_hw.workflows import bench as benches
+from deepmad_hw.workflows import outlook
+from deepmad_hw.workflows import profile as profiles
+from deepmad_hw.workflows import quickstart as quickstarts
+from deepmad_hw.workflows.results_folder import load_results
 from profilers import samples
 
 pytest.importorskip("onnxruntime", reason="measuring needs ONNX Runtime")
@@ -16,7 +24,7 @@ pytest.importorskip("onnxruntime", reason="measuring needs ONNX Runtime")
 def calm(monkeypatch):
     """Call this machine calm, whatever runs beside the tests."""
     monkeypatch.setattr(benches, "ROUNDS", 3)
-    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_GAP"):
+    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_OWN_LEVEL", "MAX_GAP"):
         monkeypatch.setattr(samples, limit, 1e9)
 
 
@@ -150,3 +158,111 @@ def test_a_tick_names_trouble():
     bar = Bar()
     profile_verb.show_tick(bar, Tick(probe="probe001", status="oom", done=3, planned=9, left_s=12.4))
     assert bar.seen == (3, 9, "probe001 (oom), 12 s left")
+
+
+# --- what is unsure is shown ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noisy(monkeypatch):
+    """Call this machine disturbed whatever it does, and no median sure."""
+    monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)
+    monkeypatch.setattr(benches, "MAX_RELATIVE_ERROR", -1.0)
+
+
+def test_bench_shows_what_it_measured_however_unsure_and_then_ends_with_its_code(run, config, tmp_path, noisy):
+    assert run("design", config, "--method", "fast", "--out", tmp_path / "out").code == 0
+    words = ("bench", tmp_path / "out", "--seconds", "0.1")
+    ran = run(*words, "--json")
+    assert ran.code == EXIT_TOO_NOISY
+    (row,) = json.loads(ran.out)
+    assert (row["status"], row["measured_ms"] > 0, row["relative_error"] >= 0) == ("noisy", True, True)
+    assert row["reason"].startswith("was disturbed every time it was measured, its median is known to ")
+    assert ran.error.startswith("out: was disturbed every time it was measured")
+    assert "stop other work" in ran.error
+    ran = run(*words)
+    assert ran.code == EXIT_TOO_NOISY
+    assert "note: out was disturbed every time it was measured, its median is known to " in ran.out
+
+
+def test_bench_on_runtimes_shows_what_it_measured_however_unsure_too(run, config, tmp_path, noisy):
+    assert run("design", config, "--method", "fast", "--out", tmp_path / "out").code == 0
+    words = ("bench", tmp_path / "out", "--seconds", "0.1", "--runtime", "replay")
+    ran = run(*words, "--json")
+    assert ran.code == EXIT_TOO_NOISY
+    (row,) = json.loads(ran.out)
+    assert (row["status"], row["measured_ms"] > 0, row["relative_error"] >= 0) == ("noisy", True, True)
+    assert row["reason"].startswith("was disturbed every time")
+    assert ran.error.startswith("out: was disturbed every time")
+    assert " only" in run(*words).out
+
+
+def test_every_measured_row_says_how_sure_it_is(run, config, tmp_path):
+    assert run("design", config, "--method", "fast", "--out", tmp_path / "out").code == 0
+    ran = run("bench", tmp_path / "out", "--seconds", "0.1", "--json")
+    assert ran.code == 0, ran.err
+    (row,) = json.loads(ran.out)
+    assert (row["status"], row["reason"], row["relative_error"] >= 0) == ("ok", "", True)
+
+
+def test_a_measured_loop_on_a_noisy_machine_keeps_its_design(run, config, table, tmp_path, monkeypatch):
+    def measure(*_):
+        raise TooNoisyError("was disturbed", where="out")
+
+    monkeypatch.setattr("deepmad_hw.workflows.loop.measure_here", measure)
+    words = ("design", config, "--method", "fast", "--latency", f"{table}=5ms", "--measure", "--out", tmp_path / "out")
+    ran = run(*words)
+    assert ran.code == EXIT_TOO_NOISY, ran.err
+    assert ran.error == "out: was disturbed"
+    assert "objective" in ran.out
+    assert run("verify", tmp_path / "out").code == 0
+
+
+def test_what_disturbs_a_profile_is_said_before_it_begins(run, config, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise TooNoisyError("stopped by the test")
+
+    seen = outlook.Seen(cores=2, busy_cores=0.8, load=1.0, stolen_share=0.0, governor="performance")
+    monkeypatch.setattr(outlook, "look", lambda: seen)
+    monkeypatch.setattr(profiles, "profile", stop)
+    ran = run("profile", "--space", config, "--minutes", "0.01", "--out", tmp_path / "t.csv")
+    assert "not quiet here: other programs use about 0.8 of 2 cores: disturbed times are measured again" in ran.err
+    assert (ran.code, ran.out, ran.error) == (EXIT_TOO_NOISY, "", "stopped by the test")
+    monkeypatch.setattr(outlook, "look", lambda: replace(seen, busy_cores=0.05, load=0.1))
+    ran = run("profile", "--space", config, "--minutes", "0.01", "--out", tmp_path / "t.csv")
+    assert "quiet" not in ran.err
+
+
+def test_a_first_run_whose_times_are_unsure_is_shown_and_ends_with_its_code(run, tmp_path, monkeypatch):
+    row = benches.BenchRow(
+        name="design",
+        measurement=NetworkMeasurement(name="design", samples_us=(1000.0,) * 20 + (2000.0,) * 20, status="noisy"),
+        status="noisy",
+        reason="was disturbed every time it was measured, its median is known to 33% only",
+    )
+    line = quickstarts.Line(bench=row, objective=1.0, rho=0.5, macs=1, params=1)
+    solution = Solution(problem="small", method="fast", status=Status.FAILED, stopped="not asked here")
+    made = quickstarts.Quickstart(folder=tmp_path, budget_ms=5.0, solution=solution, lines=(line,))
+    monkeypatch.setattr(quickstarts, "quickstart", lambda *_, **__: made)
+    seen = outlook.Seen(cores=2, busy_cores=0.0, load=0.0, stolen_share=0.2, governor="performance")
+    monkeypatch.setattr(outlook, "look", lambda: seen)
+    ran = run("quickstart", "--out", tmp_path, "--json")
+    assert ran.code == EXIT_TOO_NOISY
+    (shown,) = json.loads(ran.out)["networks"]
+    assert (shown["measured_ms"], shown["relative_error"]) == (1.5, pytest.approx(1 / 3))
+    assert ran.error.startswith("design: was disturbed every time")
+    assert ran.err.startswith("not quiet here: the host takes away 20% of processor time: most times will be disturbed")
+    assert "note: design was disturbed every time" in run("quickstart", "--out", tmp_path).out
+
+
+def test_a_comparison_is_shown_and_stored_however_unsure(run, config, table, tmp_path, noisy):
+    assert run("design", config, "--method", "fast", "--out", tmp_path / "other").code == 0
+    words = ("--latency", f"{table}=50ms", "--method", "fast", "--jobs", 1, "--beside", tmp_path / "other")
+    ran = run("sweep", config, *words, "--out", tmp_path / "out")
+    assert ran.code == EXIT_TOO_NOISY, ran.err
+    assert ran.error.startswith("design: was disturbed every time it was measured")
+    assert "unsure too: other" in ran.error
+    assert "note: other was disturbed every time" in ran.out
+    stored = load_results(tmp_path / "out")
+    rows = [stored.points[0].rows[0], stored.references[0].row]
+    assert [(row.status, row.measured_ms > 0, row.relative_error >= 0) for row in rows] == [("noisy", True, True)] * 2

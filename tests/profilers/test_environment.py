@@ -1,5 +1,6 @@
 """What a machine says of itself, or "unknown"."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,25 @@ def test_a_governor_is_told(says):
 def test_stolen_ticks_are_the_eighth_field(says):
     says(stat="cpu  10 20 30 40 50 60 70 80 900 1000\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
     assert environment.stolen_and_total_ticks() == (80, 360)
+
+
+STAT = """cpu  90 0 0 0 0 0 0 0 0 0
+cpu0 10 20 30 1000 2000 3 4 5000 10 0
+cpu1 7 0 0 9 9 0 0 9 0 0
+cpu2 1 1 1 9 9 1 1 9 0 0
+intr 1
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell which processors are used")
+def test_the_busy_time_is_that_of_the_usable_processors(says, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", {"SC_CLK_TCK": 100}.__getitem__)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2})
+    says(stat=STAT)
+    assert environment.busy_s() == (10 + 20 + 30 + 3 + 4 + 1 + 1 + 1 + 1 + 1) / 100
+    for text in ("", "cpu0 1 2 3\n", "cpu 1 2 3 4 5 6 7 8\n"):
+        says(stat=text)
+        assert environment.busy_s() is None
 
 
 def test_the_waits_of_a_process_are_told_by_the_scheduler_or_else_by_the_whole_system(says, monkeypatch):

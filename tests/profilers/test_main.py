@@ -10,6 +10,7 @@ import pytest
 
 import profilers
 from deepmad_hw import cli
+from deepmad_hw.errors import TooNoisyError
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
 from profilers import command
@@ -33,6 +34,19 @@ def test_a_run_writes_rows_that_are_records(packed, tmp_path):
     assert {row.spec for row in measured} == {node.spec for node in plan.probes[0].nodes}
     assert [network.name for network in networks] == ["probe0", "whole"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.journal", "out.jsonl", "plan"]
+
+
+CLOSED = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2"])
+def test_a_closed_stream_is_no_fault(packed, tmp_path, closed):
+    words = ("run", packed(1).folder, "--runtime", "replay", "--minutes", 0, "--out", tmp_path / "out.jsonl")
+    command = [sys.executable, "-c", CLOSED, closed, "-m", "profilers", *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+    assert ended.stderr.startswith("1/4 probe0 ok") == (closed != "2")
+    assert (tmp_path / "out.jsonl").is_file()
 
 
 def test_progress_is_shown_on_standard_error(packed, tmp_path):
@@ -79,6 +93,16 @@ def test_a_journal_of_another_run_is_one_line(packed, tmp_path):
 
 def test_exit_codes_are_those_of_the_host():
     assert command.EXIT_CODES.items() <= cli.EXIT_CODES.items()
+
+
+def test_a_device_that_is_never_calm_is_one_line_and_its_code(monkeypatch, capsys, packed, tmp_path):
+    def measure(*_, **__):
+        raise TooNoisyError("everything measured so far was disturbed (waited 31%)")
+
+    monkeypatch.setattr(command.run, "measure", measure)
+    monkeypatch.setattr(sys, "argv", ["profilers", "run", str(packed(1).folder), "--out", str(tmp_path / "out.jsonl")])
+    assert command.main() == cli.EXIT_TOO_NOISY
+    assert capsys.readouterr().err == "error: everything measured so far was disturbed (waited 31%)\n"
 
 
 RUNTIMES = {  # what a file times with, beside numpy

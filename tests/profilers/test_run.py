@@ -11,14 +11,14 @@ from itertools import chain, cycle, repeat
 
 import pytest
 
-from deepmad_hw.errors import DeviceLostError, ForeignTableError
+from deepmad_hw.errors import DeviceLostError, ForeignTableError, TooNoisyError
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.table import LatencyTable
 from deepmad_hw.workflows.profile import MAX_NOISY_SHARE
 from profilers import environment as sensors
 from profilers import run, samples
 from profilers.backend import Settings
-from profilers.journal import device_lock
+from profilers.journal import Unit, device_lock
 from profilers.plan import LAYERS
 from profilers.replay import layer_us
 from profilers.run import Effort
@@ -263,6 +263,7 @@ def test_what_earlier_sittings_measured_in_vain_may_be_measured_again(packed, mo
     _, units = measure(plan, script="noise=0.5", budget_s=1e-9)
     assert {unit.round for unit in units} == {0, 1}
     monkeypatch.setattr(samples, "disturbed", lambda unit: True)
+    monkeypatch.setattr(run, "EARLY_LOOK_S", float("inf"))
     _, units = measure(plan, script="noise=0.5", budget_s=1e-9)
     assert {unit.round for unit in units} == {0, 1, 2}
 
@@ -283,6 +284,7 @@ def test_what_lacks_calm_rounds_is_measured_again_beyond_the_budget(packed, monk
 def test_patience_ends(packed, monkeypatch):
     plan = packed()
     monkeypatch.setattr(samples, "disturbed", lambda unit: True)
+    monkeypatch.setattr(run, "EARLY_LOOK_S", float("inf"))
     _, units = measure(plan, script="noise=0.5", budget_s=0.5, max_rounds=1000)
     spent_s = sum(unit.seconds for unit in units)
     assert spent_s < run.PATIENCE * 0.5 + 2 * max(unit.seconds for unit in units)
@@ -294,6 +296,101 @@ def test_every_round_has_a_process_of_its_own(packed, monkeypatch):
     monkeypatch.setattr(run.subprocess, "Popen", lambda *args, **options: started.append(1) or popen(*args, **options))
     measure(packed(2), min_rounds=3)
     assert len(started) == 3
+
+
+# --- a machine on which nothing is calm -----------------------------------------------------------------------------
+
+
+class Scripted:
+    """Stands in for the measuring process: units of some seconds each, disturbed as a list says."""
+
+    def __init__(self, disturbed, unit_s):
+        self.disturbed, self.unit_s, self.asked = disturbed, unit_s, 0
+
+    def __call__(self, plan, settings, effort):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def measure(self, probe, number):
+        waited = 0.31 if next(self.disturbed) else 0.0
+        self.asked += 1
+        times = (1000.0,) * 8
+        return Unit(probe=probe.name, round=number, canary_us=times, total_us=times, waited=waited, seconds=self.unit_s)
+
+
+@pytest.fixture
+def units_of(monkeypatch):
+    """Return a function: whether each unit is disturbed, and its seconds -> the measuring process that says so."""
+
+    def script(disturbed, *, unit_s=2.0):
+        monkeypatch.setattr(run, "_Child", child := Scripted(iter(disturbed), unit_s))
+        return child
+
+    return script
+
+
+LONG = {"budget_s": 300.0, "min_rounds": 50, "max_rounds": 50}
+
+
+def test_a_run_of_which_nothing_is_calm_ends_within_a_minute_and_says_what_was_seen(packed, units_of):
+    plan, child = packed(), units_of(repeat(True))
+    with pytest.raises(TooNoisyError) as caught:
+        measure(plan, **LONG)
+    assert child.asked * 2.0 == 60.0 == run.EARLY_LOOK_S
+    assert str(caught.value).startswith("everything measured so far was disturbed (waited 31%); stop other work")
+
+
+def test_one_or_two_long_units_end_no_run(packed, units_of):
+    child = units_of(chain([True, True], repeat(False)), unit_s=100.0)
+    measure(packed(), min_rounds=2, max_rounds=2)
+    assert child.asked == 8
+
+
+def test_what_a_run_without_calm_units_stored_stays_and_the_same_command_goes_on(packed, units_of):
+    plan = packed()
+    units_of(repeat(True))
+    with pytest.raises(TooNoisyError):
+        measure(plan, **LONG)
+    before = run.stored(plan.folder / "journal")
+    assert len(before) == 30
+    units_of(chain(repeat(True, 20), repeat(False)))  # the neighbour leaves in the second sitting
+    _, units = measure(plan, **LONG)
+    assert {(unit.probe, unit.round) for unit in before} < {(unit.probe, unit.round) for unit in units}
+    child = units_of(repeat(True))
+    (plan.folder / "journal").unlink()
+    for _ in range(2):  # as long as it stays, each sitting ends as the first one
+        with pytest.raises(TooNoisyError):
+            measure(plan, **LONG)
+    assert child.asked == 60
+
+
+@pytest.mark.parametrize("first_calm", [0, 1, 29])
+def test_one_calm_unit_in_the_first_minute_lets_a_run_go_on(packed, units_of, first_calm):
+    child = units_of(chain(repeat(True, first_calm), [False], repeat(True)))
+    measure(packed(), **LONG)
+    assert child.asked == 200
+
+
+@pytest.mark.parametrize("begin", range(0, 20, 3))
+def test_a_neighbour_that_is_there_for_a_third_of_the_time_does_not_end_a_run(packed, units_of, begin):
+    there = (index % 20 < 6 for index in range(begin, 1000))
+    child = units_of(there)
+    measure(packed(), **LONG)
+    assert child.asked == 200
+
+
+def test_what_the_canary_tells_of_a_scripted_clock_ends_a_run_too(packed, monkeypatch):
+    monkeypatch.setattr(run, "EARLY_LOOK_S", 0.0)
+    monkeypatch.setattr(run, "EARLY_LOOK_UNITS", 1)
+    plan = packed()
+    with pytest.raises(TooNoisyError, match=r"everything measured so far was disturbed \(canary swings by 200%\)"):
+        measure(plan, script="slow_canary=0-200*3")  # two runs to warm up and the first four, of 39 ms each
+    assert len(run.stored(plan.folder / "journal")) == 1
 
 
 LOUD = """

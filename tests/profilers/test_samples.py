@@ -156,6 +156,23 @@ def test_stolen_time_and_a_swinging_canary_are_disturbances(change, disturbed):
     assert samples.disturbed(replace(unit("a"), **change)) is disturbed
 
 
+def test_what_disturbs_is_said_as_the_median_of_the_units_that_show_it():
+    calm = unit("a")
+    assert samples.disturbances([calm]) == ()
+    found = [
+        calm,
+        *(replace(calm, stolen=share) for share in (0.04, 0.08, 0.5)),
+        replace(calm, waited=0.31),
+        replace(calm, canary_us=(100.0,) * 4 + (140.0,) * 4),
+        replace(calm, conditions={"throttled": "hw_thermal"}),
+        replace(calm, total_us=(100.0,) * 6 + (200.0,) * 6),
+        replace(calm, stolen=None, waited=None),
+    ]
+    assert samples.disturbances(found) == (
+        *("stolen 8%", "waited 31%", "canary swings by 40%", "throttled: hw_thermal", "runs of two speeds"),
+    )
+
+
 def test_disturbed_units_are_dropped_where_calm_ones_exist():
     units = [unit("a"), unit("a", number=1, total=(900.0,) * 3, stolen=0.5)]
     (row,) = samples.networks(units)

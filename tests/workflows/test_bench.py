@@ -24,9 +24,9 @@ from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement
 from deepmad_hw.serde_table import write_table
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 from deepmad_hw.workflows import bench as workflow
-from deepmad_hw.workflows.bench import ROUNDS, BenchRow, bench, of_graph, subject
+from deepmad_hw.workflows.bench import ROUNDS, BenchRow, bench, of_graph, require_sure, subject
 from profilers import backend as backends
-from profilers import samples
+from profilers import run, samples
 from profilers.backend import Settings
 from profilers.journal import device_lock
 from profilers.plan import read_plan
@@ -39,7 +39,7 @@ QUICK = {"seconds_per_network": 0.02}
 def calm(monkeypatch):
     """Bench in few rounds, and call this machine calm, whatever runs beside the tests."""
     monkeypatch.setattr(workflow, "ROUNDS", 3)
-    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_GAP"):
+    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_OWN_LEVEL", "MAX_GAP"):
         monkeypatch.setattr(samples, limit, 1e9)
 
 
@@ -325,15 +325,56 @@ def test_a_model_that_the_runtime_refuses_is_an_input_error(tmp_path, monkeypatc
     with pytest.raises(InputFileError, match=r"broken\.onnx: cannot be run: ") as caught:
         bench([broken], **QUICK)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputFileError, match=r"broken\.onnx: cannot be run: "):
-        bench([foreign(tmp_path / "fine.onnx"), broken], **QUICK)
 
 
-def test_a_network_that_was_never_calm_is_said(tmp_path, monkeypatch):
+def test_a_model_that_fails_while_it_is_measured_costs_no_other_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow.onnx_loader, "run_once", lambda data, values, where: {})
+    rows = bench([foreign(tmp_path / "fine.onnx"), foreign(tmp_path / "broken.onnx", channels=5)], **QUICK)
+    assert [(row.name, row.status) for row in rows] == [("fine", "ok"), ("broken", "error")]
+    assert (rows[0].measured_ms > 0, rows[0].reason) == (True, "")
+    assert rows[1].measured_ms is None
+    require_sure(rows[:1])
+    with pytest.raises(InputFileError, match="broken: cannot be run: "):
+        require_sure(rows)
+
+
+def test_a_network_that_was_never_calm_is_kept_and_said(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)
     monkeypatch.setattr(workflow, "MAX_RELATIVE_ERROR", -1.0)
+    (row,) = bench([foreign(tmp_path / "foreign.onnx")], **QUICK)
+    assert row.measured_ms > 0
+    assert (row.status, row.reason) == ("noisy", workflow.doubt(row.measurement))
     with pytest.raises(TooNoisyError, match="foreign: was disturbed every time it was measured, its median"):
-        bench([foreign(tmp_path / "foreign.onnx")], **QUICK)
+        require_sure([row])
+
+
+def test_how_sure_a_disturbed_median_is_is_said():
+    times = (1000.0,) * 20 + (1240.0,) * 20
+    noisy = NetworkMeasurement(name="x", samples_us=times, status="noisy")
+    assert noisy.relative_error == pytest.approx(0.12 / 1.12)
+    assert workflow.doubt(noisy) == "was disturbed every time it was measured, its median is known to 11% only"
+    assert workflow.doubt(replace(noisy, status="ok")) == ""
+    assert workflow.doubt(replace(noisy, samples_us=(1000.0,) * 20)) == ""
+
+
+def test_all_that_is_unsure_is_named_in_one_line():
+    rows = [BenchRow(name=name, status="noisy", reason="was disturbed") for name in ("a", "b", "c")]
+    with pytest.raises(TooNoisyError) as caught:
+        require_sure([*rows, BenchRow(name="d", status="ok"), BenchRow(name="e")])
+    assert str(caught.value).startswith("a: was disturbed (unsure too: b, c); stop other work")
+
+
+def test_a_bench_that_ends_early_keeps_what_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)
+    monkeypatch.setattr(run, "EARLY_LOOK_S", 0.0)
+    monkeypatch.setattr(run, "EARLY_LOOK_UNITS", 1)
+    rows = bench([foreign(tmp_path / f"{name}.onnx") for name in "ab"], **QUICK)
+    assert [row.status for row in rows] == ["noisy", "noisy"]
+    assert rows[0].measured_ms > 0
+    assert rows[1].measured_ms is None
+    assert {row.reason for row in rows} == {"everything measured so far was disturbed (stolen 0%)"}
+    with pytest.raises(TooNoisyError, match="a: everything measured so far was disturbed"):
+        require_sure(rows)
 
 
 def test_a_disturbed_network_with_a_sure_median_is_kept_and_marked(tmp_path, monkeypatch):

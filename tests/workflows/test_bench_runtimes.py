@@ -7,7 +7,7 @@ import pytest
 from deepmad_hw import cli
 from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.cli import bench as verb
-from deepmad_hw.errors import ConfigError, MissingExtraError
+from deepmad_hw.errors import ConfigError, DeviceLostError, MissingExtraError
 from deepmad_hw.expand import expand
 from deepmad_hw.exporters.float16 import to_float16
 from deepmad_hw.exporters.onnx_graph import architecture_metadata, export_model, initial_weights, save
@@ -32,7 +32,7 @@ DESIGN = Architecture(
 @pytest.fixture(autouse=True)
 def calm(monkeypatch):
     monkeypatch.setattr(workflow, "ROUNDS", 1)  # every round starts processes that load their runtime
-    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_GAP"):
+    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_OWN_LEVEL", "MAX_GAP"):
         monkeypatch.setattr(samples, limit, 1e9)
 
 
@@ -81,6 +81,24 @@ def test_a_file_that_a_runtime_cannot_run_says_why_and_the_others_go_on(tmp_path
     assert found["half", "onnxruntime"].measurement.median_us > 0
     assert found["half", "torch"].measurement is None
     assert "layers are known" in found["half", "torch"].reason
+
+
+def test_a_runtime_that_is_lost_costs_no_other_its_times(network, monkeypatch):
+    measure = workflow.run.measure
+
+    def lost(plan, settings, **options):
+        if settings.runtime != "replay":
+            raise DeviceLostError("5 probes failed one after another")
+        return measure(plan, settings, **options)
+
+    monkeypatch.setattr(workflow.run, "measure", lost)
+    monkeypatch.setattr(workflow, "ROUNDS", 2)
+    monkeypatch.setattr(backends, "_BACKENDS", {"replay": REPLAY, "again": REPLAY})
+    one, other = bench_runtimes([network], ["replay", "again"], **QUICK)
+    assert one.measurement.median_us > 0
+    assert (other.measurement, other.reason) == (None, "was not measured")
+    with pytest.raises(DeviceLostError):
+        bench_runtimes([network], ["again", "replay"], **QUICK)
 
 
 def test_all_are_the_runtimes_that_are_here_but_no_stand_ins(network, monkeypatch):

@@ -1,5 +1,7 @@
 """Designs beside well-known networks, on a bench that follows a formula."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from deepmad_hw.measurement import NetworkMeasurement
 from deepmad_hw.solution import Solution, Status
 from deepmad_hw.workflows.bench import BenchRow
 from deepmad_hw.workflows.compare import NETWORKS, compared
-from deepmad_hw.workflows.results import Point, Results
+from deepmad_hw.workflows.results import Point, Results, results_from_json, results_to_json
 
 TABLE = Path(__file__).parents[2] / "latency_tables" / "amd-epyc-25-17-1-2cores" / "onnxruntime-fp32-b1-t1.csv"
 
@@ -51,6 +53,20 @@ def test_designs_and_networks_are_measured_in_one_run(solution, measure, asked):
     assert released.top1_source.startswith("Shen")
     assert round(released.objective, 1) == 28_171.3
     assert compared(found, TABLE, measure=measure) == found
+
+
+def test_what_is_unsure_is_kept_with_the_reason(solution, measure):
+    def unsure(*given, **options):
+        return [replace(row, status="noisy", reason="was disturbed") for row in measure(*given, **options)]
+
+    results = Results(name="small", points=(Point(name="5ms", solution=solution),))
+    found = compared(results, TABLE, networks=["resnet18"], measure=unsure)
+    rows = [found.points[0].rows[0], found.references[0].row]
+    assert [(row.status, row.reason, row.measured_ms) for row in rows] == [
+        ("noisy", "was disturbed", 1.0),
+        ("noisy", "was disturbed", 2.0),
+    ]
+    assert results_from_json(json.loads(json.dumps(results_to_json(found)))).references == found.references
 
 
 def test_a_network_that_nobody_trained_has_no_accuracy(solution, measure):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from deepmad_hw.errors import ConfigError, ForeignTableError
+from deepmad_hw.errors import ConfigError, ForeignTableError, TooNoisyError
 from deepmad_hw.latency import predict_ms
 from deepmad_hw.problem import LatencyLimit
 from deepmad_hw.space import StageSpace
@@ -77,6 +77,23 @@ def test_tables_of_other_machines_alone_cannot_be_measured(question):
 
     with pytest.raises(ForeignTableError):
         measured_loop(question, point="8ms", settings=FAST, measure=measure)
+
+
+@pytest.mark.parametrize("calm", [0, 1])
+def test_a_machine_that_gets_too_noisy_ends_a_loop_and_leaves_what_it_has(question, calm):
+    measure, rows = device(question, 1.3), []
+
+    def disturbed(*asked):
+        if len(rows) == calm:
+            raise TooNoisyError("was disturbed", where="8ms")
+        rows.append(measure(*asked))
+        return rows[-1]
+
+    found = measured_loop(question, point="8ms", settings=FAST, measure=disturbed)
+    assert (found.too_noisy, found.ended) == (True, "8ms: was disturbed")
+    assert [row.measured_ms for row in found.rows] == [row.measured_ms for row in rows]
+    assert len(found.rounds) == calm
+    assert found.solution.architecture is not None
 
 
 def test_a_loop_without_a_budget_is_refused(question):

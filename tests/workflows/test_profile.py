@@ -13,7 +13,7 @@ from deepmad_hw.serde_table import read_table, sidecar_path
 from deepmad_hw.space import Space, StageSpace
 from deepmad_hw.workflows.profile import ProfileRequest, choose, pack, preview, profile, table_name
 from deepmad_hw.workflows.tables import check_table, load_model
-from profilers import samples
+from profilers import run, samples
 from profilers.plan import LAYERS, NETWORK, read_plan
 from profilers.replay import layer_us
 
@@ -234,12 +234,26 @@ def test_a_crashing_probe_costs_its_own_rows_only(tmp_path):
 
 def test_a_machine_that_is_never_calm_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)  # any share of stolen time is too much
+    monkeypatch.setattr(run, "EARLY_LOOK_S", float("inf"))
     with pytest.raises(TooNoisyError, match="layers were disturbed every time they were measured; stop other work"):
         profile(replace(REQUEST, minutes=0.001), out=tmp_path / "t.csv")
     assert not (tmp_path / "t.csv").exists()
     assert (tmp_path / "t.journal").exists()
     monkeypatch.undo()
     assert profile(replace(REQUEST, minutes=0.001), out=tmp_path / "t.csv").rows  # the same command goes on
+
+
+def test_a_machine_that_is_never_calm_is_said_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "MAX_STOLEN", -1.0)
+    monkeypatch.setattr(run, "EARLY_LOOK_S", 0.0)
+    monkeypatch.setattr(run, "EARLY_LOOK_UNITS", 1)
+    ticks = []
+    with pytest.raises(TooNoisyError, match="everything measured so far was disturbed"):
+        profile(REQUEST, out=tmp_path / "t.csv", on_tick=ticks.append)
+    assert len(ticks) == 1
+    monkeypatch.undo()
+    with pytest.raises(Stop):
+        profile(REQUEST, out=tmp_path / "t.csv", on_tick=stop_after(2))  # the same command goes on
 
 
 def test_a_profile_that_measured_nothing_is_said(tmp_path, monkeypatch):
