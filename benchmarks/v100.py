@@ -97,7 +97,8 @@ def _measured(tables, size, seed, make):
 def _told(name, found):
     return (
         f"{name:26} {found['rows']:6} rows, seed {found['seed']}: covered {found['covered']:.1%}, "
-        f"median {found['median_error']:.2%}, 90 % within {found['p90_error']:.1%}, within 15 % {found['within_15_percent']:.1%}, {found['seconds']} s"
+        f"median {found['median_error']:.2%}, 90 % within {found['p90_error']:.1%}, "
+        f"within 15 % {found['within_15_percent']:.1%}, {found['seconds']} s"
     )
 
 
