@@ -23,6 +23,7 @@ _BYTES_PER = {
     "MiB": Decimal(2**20),
     "GiB": Decimal(2**30),
 }
+RATES = ("/s", "fps")  # images per second, as people write them
 _QUANTITY = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)\s*(?P<unit>\D*?)\s*", re.ASCII)
 _LONGEST = 64  # characters; nobody types a longer quantity, and a long one must not become a slow one
 _EXACT = Context(prec=4 * _LONGEST)  # so many digits that no product of a quantity and its unit is rounded
@@ -94,16 +95,16 @@ def parse_percent(text: str, *, where: str = "share") -> float:
 
 
 def parse_rate_per_s(text: str, *, where: str = "rate") -> float:
-    """Return a throughput per second, 400.0 for ``400/s``.
+    """Return a throughput per second, 400.0 for ``400/s`` or ``400fps``.
 
     Args:
-        text: number and ``/s``.
+        text: number and one of `RATES`.
         where: the option or key it came from, for the message.
 
     Raises:
         ConfigError: no number or another unit.
     """
-    return float(_parse(text, {"/s": Decimal(1)}, where=where, example="400/s"))
+    return float(_parse(text, dict.fromkeys(RATES, Decimal(1)), where=where, example="400/s"))
 
 
 def format_time_ms(time_ms: float) -> str:

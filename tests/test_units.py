@@ -56,6 +56,7 @@ def test_lengths_become_seconds(text, expected_s):
 
 def test_throughput_is_per_second():
     assert units.parse_rate_per_s("400/s") == 400.0
+    assert units.parse_rate_per_s("29.97 fps") == 29.97
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ PARSERS = {
     units.parse_count: ("", "k", "M", "G", "T"),
     units.parse_bytes: ("B", "kB", "MB", "GB", "KiB", "MiB", "GiB"),
     units.parse_percent: ("%",),
-    units.parse_rate_per_s: ("/s",),
+    units.parse_rate_per_s: ("/s", "fps"),
 }
 WITH_UNITS = [parse for parse in PARSERS if parse is not units.parse_count]
 words = st.text(max_size=80) | st.from_regex(r"\s?[-+]?[0-9]{1,70}[.,]?[0-9]{0,9}(e-?[0-9]{1,4})? ?[a-zA-Zµ/%]{0,4}\n?")

@@ -28,7 +28,6 @@ VERBS = {
 
 app = typer.Typer(
     name="deepmad-hw",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -21,7 +21,7 @@ Latency = Annotated[
     list[str],
     typer.Option(
         metavar="TABLE=BUDGET",
-        help="Latency limit on a table's device: T.csv=25ms, T.csv=400/s or T.csv=like:NETWORK. Repeatable.",
+        help="Latency limit on a table's device: T.csv=25ms, T.csv=30fps or T.csv=like:NETWORK. Repeatable.",
     ),
 ]
 Confidence = Annotated[

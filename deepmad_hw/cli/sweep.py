@@ -38,7 +38,7 @@ def sweep(
         typer.Option(
             metavar="TABLE=RANGE",
             help="Budgets on a table's device: T.csv=5ms:50ms:10, 5ms:50ms:10:log, or a list such as "
-            "5ms,10ms,like:resnet18. Repeatable: ranges of several devices walk together.",
+            "5ms,30fps,like:resnet18. Repeatable: ranges of several devices walk together.",
         ),
     ] = [],  # noqa: B006
     macs: Annotated[str | None, typer.Option(metavar="RANGE", help="Most multiply-adds, such as 0.5G:2G:5.")] = None,

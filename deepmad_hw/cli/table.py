@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,10 +15,13 @@ from deepmad_hw.cli import options, output
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
+    from deepmad_hw.layer import LayerSpec
+    from deepmad_hw.predict.odd import OddRow
     from deepmad_hw.table import LatencyTable
     from deepmad_hw.workflows.merge import RowDifference, TableDifference
 
 SHOWN_DIFFERENCES = 10
+SHOWN_ODD = 10
 
 TablePath = Annotated[Path, typer.Argument(metavar="TABLE.csv", help="Latency table.")]
 
@@ -45,6 +49,9 @@ def show(path: TablePath, json: options.Json = False) -> None:
         "rows": len(found.rows),
         "operations": dict(kinds),
         "statuses": dict(statuses),
+        "odd_rows": [
+            {**asdict(row.spec), "median_us": row.median_us, "expected_us": row.expected_us} for row in model.odd_rows
+        ],
         "calibration_networks": len(found.calibration),
         "margin": model.margin,
         "notes": list(found.notes),
@@ -56,10 +63,21 @@ def show(path: TablePath, json: options.Json = False) -> None:
     rows = [(key.replace("_", " "), _text(value)) for key, value in asdict(found.environment).items()]
     rows += [("measured on", found.measured_on or "unknown")]
     rows += [("rows", f"{len(found.rows)}: {_text(kinds)}"), ("statuses", _text(statuses))]
+    rows += [("odd rows", _odd(model.odd_rows))]
     rows += [("calibration networks", str(len(found.calibration)))]
     rows += [("margin at 90 %", "none" if model.margin is None else f"{model.margin:.1%}")]
     rows += [("note", note) for note in found.notes]
     output.table((found.name, ""), rows)
+    if model.odd_rows:
+        output.answer("")
+        cells = [
+            (layer(row.spec), f"{row.median_us:.4g}", f"{row.expected_us:.4g}") for row in model.odd_rows[:SHOWN_ODD]
+        ]
+        output.table(("odd row", "its us", "us by the rows around it"), cells, numbers=(1, 2))
+
+
+def _odd(rows: Sequence[OddRow]) -> str:
+    return f"{len(rows)}, which no prediction uses" if rows else "none"
 
 
 def _text(value: object) -> str:
@@ -81,7 +99,8 @@ def check(path: TablePath, json: options.Json = False) -> None:
     drift = "unknown" if found.drift is None else f"{found.drift - 1:+.1%}"
     margin = "none" if found.margin is None else f"{found.margin:.1%}"
     output.answer(
-        f"{path}: fits this machine; {found.rows} rows, {found.noisy_rows} noisy, {found.failed_rows} failed; "
+        f"{path}: fits this machine; {found.rows} rows, {found.noisy_rows} noisy, {found.failed_rows} failed, "
+        f"{found.odd_rows} odd; "
         f"margin {margin}; canary {found.canary_us:.0f} us, {drift} since the table was made"
     )
 
@@ -96,6 +115,9 @@ def import_(
     out: Out,
     batch: Annotated[int, typer.Option(min=1, help="Images at once: which to take from a file of several.")] = 1,
     device: Annotated[str | None, typer.Option(help="What the device is called, where the file does not say.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 or int8: what the layers were timed in, where the file does not say.")
+    ] = "fp32",
     plan: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Packed plan that was run; its networks calibrate the table.")
     ] = None,
@@ -106,11 +128,13 @@ def import_(
     from deepmad_hw.serde_table import write_table
     from deepmad_hw.workflows.imports import ImportRequest, import_table
     from deepmad_hw.workflows.profile import table_name
+    from deepmad_hw.workflows.tables import model_of
 
-    request = ImportRequest(name=table_name(out), device=device, batch=batch, plan=plan)
+    request = ImportRequest(name=table_name(out), device=device, batch=batch, precision=precision, plan=plan)
     made = import_table(form, path, request)
+    model = model_of(made, where=str(path))
     write_table(out, made)
-    _tell(out, made, json=json)
+    _tell(out, made, odd=model.odd_rows, json=json)
 
 
 @table.command()
@@ -124,11 +148,12 @@ def merge(
     from deepmad_hw.serde_table import write_table
     from deepmad_hw.workflows.merge import merge as merged
     from deepmad_hw.workflows.profile import table_name
-    from deepmad_hw.workflows.tables import load_table
+    from deepmad_hw.workflows.tables import load_table, model_of
 
     made = merged([(path, load_table(path)) for path in paths], name=table_name(out))
+    model = model_of(made, where=str(out))
     write_table(out, made)
-    _tell(out, made, json=json)
+    _tell(out, made, odd=model.odd_rows, json=json)
 
 
 @table.command()
@@ -192,12 +217,18 @@ def _show_difference(found: TableDifference, rows: tuple[RowDifference, ...]) ->
     output.answer(told)
     if rows:
         output.answer("")
-        cells = [(_layer(row), f"{row.first_us:.4g}", f"{row.second_us:.4g}", f"{row.ratio - 1:+.1%}") for row in rows]
+        cells = [
+            (layer(row.spec), f"{row.first_us:.4g}", f"{row.second_us:.4g}", f"{row.ratio - 1:+.1%}") for row in rows
+        ]
         output.table(("layer", "first us", "second us", "change"), cells, numbers=(1, 2, 3))
 
 
-def _layer(row: RowDifference) -> str:
-    spec = row.spec
+def layer(spec: LayerSpec) -> str:
+    """Return a layer in a few words, such as ``conv3x3 64->64 56x56 relu``.
+
+    Args:
+        spec: the layer.
+    """
     parts = [
         spec.op if spec.op != "conv" else f"conv{spec.kernel}x{spec.kernel}",
         f"{spec.in_channels}->{spec.out_channels}",
@@ -215,13 +246,15 @@ def _require_csv(out: Path) -> None:
         raise ConfigError(f"{out.name!r} is no CSV file", where="--out", hint=f"say --out {out.with_suffix('.csv')}")
 
 
-def _tell(out: Path, made: LatencyTable, *, json: bool) -> None:
+def _tell(out: Path, made: LatencyTable, *, odd: Sequence[OddRow], json: bool) -> None:
     measured = sum(bool(row.samples_us) for row in made.rows)
     failed, networks = len(made.rows) - measured, len(made.calibration)
     if json:
-        data = {"schema": 1, "table": str(out), "rows": measured, "failed": failed, "calibration_networks": networks}
-        output.answer_json({**data, "notes": list(made.notes)})
+        data = {"schema": 1, "table": str(out), "rows": measured, "failed": failed, "odd": len(odd)}
+        output.answer_json({**data, "calibration_networks": networks, "notes": list(made.notes)})
         return
-    output.answer(f"{out}: {measured} layers, {failed} failed, {networks} calibration networks")
+    output.answer(f"{out}: {measured} layers, {failed} failed, {len(odd)} odd, {networks} calibration networks")
     for note in made.notes:
         output.answer(f"note: {note}")
+    if odd:
+        output.answer(f"note: no prediction uses the odd rows; `deepmad-hw table show {out}` lists them")

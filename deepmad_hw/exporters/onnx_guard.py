@@ -67,7 +67,7 @@ def main() -> None:
     feed = sys.stdin.buffer.read(header["feed_bytes"])
     run = header["task"] == RUN
     run_seconds = header["run_seconds"] if run else 0
-    values = _unpacked(feed) if run else {}  # the parent's own work, so it needs no guard
+    values = unpacked(feed) if run else {}  # the parent's own work, so it needs no guard
     data = sys.stdin.buffer.read()
     _import_runtime()
     _shut_in(len(data) + len(feed), run_seconds=run_seconds)
@@ -85,7 +85,7 @@ def _import_runtime() -> None:
             importlib.import_module("onnxruntime")
 
 
-def _unpacked(feed: bytes) -> dict[str, Any]:
+def unpacked(feed: bytes) -> dict[str, Any]:
     with np.load(io.BytesIO(feed), allow_pickle=False) as archive:
         return {str(name): archive[f"array{index}"] for index, name in enumerate(archive["names"])}
 

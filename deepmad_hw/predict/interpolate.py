@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from deepmad_hw.layer import ACTIVATIONS, OPERATIONS, LayerSpec
 from deepmad_hw.measurement import LayerMeasurement
+from deepmad_hw.predict.odd import OddRow, odd_rows
 
 Floats = NDArray[np.float64]
 Kind = tuple[str, bool, bool, str, bool, int]
@@ -193,7 +194,15 @@ class Interpolator:
         with _one_thread():
             self._fit([row for row in rows if row.samples_us])
 
-    def _fit(self, measured: Sequence[LayerMeasurement]) -> None:
+    @property
+    def odd(self) -> tuple[OddRow, ...]:
+        """Return the rows that lie so far from those around them that they were left out."""
+        return self._odd
+
+    def _fit(self, rows: Sequence[LayerMeasurement]) -> None:
+        found = self._odd_among(rows)
+        self._odd = tuple(found.values())
+        measured = [row for index, row in enumerate(rows) if index not in found]
         specs = [row.spec for row in measured]
         numbers = _Numbers(specs, self._batch)
         measured_us = np.array([row.median_us for row in measured])
@@ -213,6 +222,18 @@ class Interpolator:
         lost = any(group.process is None for group in self._groups.values())
         self._by_trees = stepped or lost or len(specs) > MAX_ROWS
         self._learned = numbers.tree_features(law_us), rest
+
+    def _odd_among(self, rows: Sequence[LayerMeasurement]) -> dict[int, OddRow]:
+        specs = [row.spec for row in rows]
+        numbers = _Numbers(specs, self._batch)
+        shares, measured_us = numbers.shares(), np.array([row.median_us for row in rows])
+        work = np.stack([numbers.macs, numbers.read + numbers.written + numbers.weights], axis=1)
+
+        def law(kept: NDArray[np.bool_]) -> Floats:
+            laws = _fitted_laws([specs[i] for i in np.flatnonzero(kept)], shares[kept], measured_us[kept])
+            return _law_us(laws, specs, shares)
+
+        return odd_rows(specs, numbers.smooth_features(), work, measured_us, law=law, keys=(kind_of, _operation))
 
     @functools.cached_property
     def _trees(self) -> Any:
@@ -260,11 +281,7 @@ class Interpolator:
         return rest
 
     def _law_us(self, specs: Sequence[LayerSpec], numbers: _Numbers) -> Floats:
-        shares, result = numbers.shares(), np.zeros(len(specs))
-        for window, found in _grouped(specs, _window).items():
-            law = self._laws[window] if window in self._laws else self._laws[window[:2]]
-            result[found] = shares[found] @ law
-        return result
+        return _law_us(self._laws, specs, numbers.shares())
 
 
 class _Group:
@@ -331,10 +348,22 @@ def _window(spec: LayerSpec) -> tuple[Any, ...]:
     return (spec.op, spec.depthwise, spec.kernel, spec.stride)
 
 
+def _operation(spec: LayerSpec) -> tuple[Any, ...]:
+    return _window(spec)[:2]
+
+
+def _law_us(laws: Mapping[tuple[Any, ...], Floats], specs: Sequence[LayerSpec], shares: Floats) -> Floats:
+    result = np.zeros(len(specs))
+    for window, found in _grouped(specs, _window).items():
+        law = laws[window] if window in laws else laws[window[:2]]
+        result[found] = shares[found] @ law
+    return result
+
+
 def _fitted_laws(specs: Sequence[LayerSpec], shares: Floats, measured_us: Floats) -> dict[tuple[Any, ...], Floats]:
     """Return the law of each operation and of each window with enough rows."""
     groups = {
-        **_grouped(specs, lambda spec: _window(spec)[:2]),
+        **_grouped(specs, _operation),
         **{key: found for key, found in _grouped(specs, _window).items() if len(found) >= MIN_LAW_ROWS},
     }
     return {key: _fitted_law(shares[found], measured_us[found]) for key, found in groups.items()}

@@ -13,6 +13,7 @@ from deepmad_hw.expand import expand
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.predict.interpolate import Interpolator
 from deepmad_hw.predict.intervals import CONFIDENCE, conformal_margin, grouped_margins
+from deepmad_hw.predict.odd import OddRow
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 
 # A measured row is taken as it is if its median is this sure; else the rows around it know better.
@@ -29,9 +30,10 @@ def _sort(spec: LayerSpec) -> Sort:
 class TableModel:
     """Predicts networks from a table. Implements `deepmad_hw.latency.LatencyModel`.
 
-    Rows that were measured well are taken as they are, others are interpolated. A network's latency is
-    ``gain * sum of layers``; the gain is the median of measured over summed among the table's calibration networks.
-    It is near 1, because layers are timed inside networks; a separate overhead could not be told from it.
+    Rows that were measured well are taken as they are, others are interpolated; odd ones are left out of both. A
+    network's latency is ``gain * sum of layers``; the gain is the median of measured over summed among the table's
+    calibration networks. It is near 1, because layers are timed inside networks; a separate overhead could not be told
+    from it.
 
     Args:
         table: the measured rows.
@@ -42,12 +44,10 @@ class TableModel:
         self.table = table
         self.confidence = confidence
         self._interpolator = Interpolator(table.rows, batch=table.environment.batch)
-        self._exact_us = {
-            row.spec: row.median_us
-            for row in table.rows
-            if row.status == "ok" and row.relative_error <= EXACT_RELATIVE_ERROR
-        }
-        self._sure = {row.spec: row.relative_error for row in table.rows if row.spec in self._exact_us}
+        odd = {row.spec for row in self.odd_rows}
+        self._sound = [row for row in table.rows if row.status == "ok" and row.spec not in odd]
+        self._exact_us = {row.spec: row.median_us for row in self._sound if row.relative_error <= EXACT_RELATIVE_ERROR}
+        self._sure = {row.spec: row.relative_error for row in self._sound if row.spec in self._exact_us}
         self._gain, self.calibration_errors = self._calibrated(table.calibration)
 
     @property
@@ -64,6 +64,11 @@ class TableModel:
     def batch(self) -> int:
         """Return how many images the table's times are for."""
         return self.table.environment.batch
+
+    @property
+    def odd_rows(self) -> tuple[OddRow, ...]:
+        """Return the table's rows that no prediction uses, because the rows around them say something else."""
+        return self._interpolator.odd
 
     @property
     def overhead_ms(self) -> float:
@@ -117,7 +122,7 @@ class TableModel:
     @cached_property
     def _margins_between_rows(self) -> dict[Sort | None, float | None]:
         """Return the margin of each sort of layers, and of all together (under None)."""
-        rows = [row for row in self.table.rows if row.status == "ok"]
+        rows = self._sound
         order = np.random.default_rng(0).permutation(len(rows))
         errors: list[tuple[Sort, float]] = []
         for fold in np.array_split(order, FOLDS):

@@ -157,7 +157,7 @@ def find(name_or_path: str | Path) -> Path:
 
 
 def parse_latency(path: str, budget: str, *, where: str, folder: Path | None = None) -> LatencyRequest:
-    """Return what ``TABLE=25ms``, ``TABLE=400/s`` or ``TABLE=like:model.onnx`` asks for.
+    """Return what ``TABLE=25ms``, ``TABLE=400/s``, ``TABLE=30fps`` or ``TABLE=like:model.onnx`` asks for.
 
     Args:
         path: of the table.
@@ -166,7 +166,7 @@ def parse_latency(path: str, budget: str, *, where: str, folder: Path | None = N
         folder: that relative paths start from; None means the working folder.
 
     Raises:
-        ConfigError: no table, or the budget is none of the three.
+        ConfigError: no table, or the budget is none of these.
     """
     if not path or not budget:
         raise ConfigError("expected a table and its budget", where=where, hint="say TABLE.csv=25ms")
@@ -174,7 +174,7 @@ def parse_latency(path: str, budget: str, *, where: str, folder: Path | None = N
     if budget.startswith("like:") and len(budget) > len("like:"):
         like = budget.removeprefix("like:")  # a file, or the name of a reference network
         return LatencyRequest(path=base / path, like=base / like if (base / like).exists() else Path(like))
-    if budget.rstrip().endswith("/s"):
+    if budget.rstrip().endswith(units.RATES):
         return LatencyRequest(path=base / path, rate_per_s=units.parse_rate_per_s(budget, where=where))
     return LatencyRequest(path=base / path, budget_ms=units.parse_time_ms(budget, where=where))
 

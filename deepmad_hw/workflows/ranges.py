@@ -1,10 +1,12 @@
-"""Ranges and lists of budgets: ``5ms:50ms:10``, ``5ms:50ms:10:log``, ``5ms,10ms,like:resnet18``. Layer 4."""
+"""Ranges and lists of budgets: ``5ms:50ms:10:log``, ``20fps:60fps:5``, ``5ms,10ms,like:resnet18``. Layer 4."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 
+from deepmad_hw import units
 from deepmad_hw.errors import ConfigError
 
 MOST_VALUES = 10_000
@@ -24,13 +26,41 @@ def expanded(text: str, parse: Callable[[str], float], *, unit: str = "", where:
     Raises:
         ConfigError: an end or a count cannot be used, there is no such scale, or a value stands twice.
     """
-    values = tuple(value for item in text.split(",") for value in _values(item.strip(), parse, unit, where))
+    return _distinct([value for item in text.split(",") for value in _values(item.strip(), parse, unit, where)], where)
+
+
+def latencies(text: str, *, where: str) -> tuple[str, ...]:
+    """Return what ranges and lists of latency budgets stand for; a range is one of times, or one of throughputs.
+
+    Args:
+        text: as `expanded`.
+        where: the option or key, for messages.
+
+    Raises:
+        ConfigError: as `expanded`.
+    """
+    return _distinct(
+        [value for item in text.split(",") for value in _values(item.strip(), *_scale(item.strip(), where), where)],
+        where,
+    )
+
+
+def _scale(item: str, where: str) -> tuple[Callable[[str], float], str]:
+    """Return how the ends of a range are read, and the unit of the values between them."""
+    first = item.partition(":")[0].rstrip()
+    for rate in units.RATES:
+        if first.endswith(rate):
+            return partial(units.parse_rate_per_s, where=where), rate
+    return partial(units.parse_time_ms, where=where), "ms"
+
+
+def _distinct(values: Sequence[str], where: str) -> tuple[str, ...]:
     for value in values:
         if values.count(value) > 1:
             raise ConfigError(f"{value} stands twice", where=where)
     if len(values) > MOST_VALUES:
         raise ConfigError(f"more than {MOST_VALUES} values", where=where)
-    return values
+    return tuple(values)
 
 
 def _values(item: str, parse: Callable[[str], float], unit: str, where: str) -> tuple[str, ...]:

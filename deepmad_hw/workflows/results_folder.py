@@ -264,6 +264,9 @@ def table_health(path: Path, model: TableModel) -> TableHealth:
         margin=model.margin,
         confidence=model.confidence,
         canary_us=table.canary_us,
-        notes=table.notes,
+        notes=(
+            *table.notes,
+            *([f"{len(model.odd_rows)} odd rows, which no prediction uses"] if model.odd_rows else []),
+        ),
         calibration=tuple(calibration),
     )

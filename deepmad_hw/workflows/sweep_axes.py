@@ -14,7 +14,7 @@ from deepmad_hw.errors import ConfigError
 from deepmad_hw.latency import CONFIDENCE
 from deepmad_hw.workflows.config import Run, load_run, parse_latency
 from deepmad_hw.workflows.design import Question, load_table, with_tables
-from deepmad_hw.workflows.ranges import expanded
+from deepmad_hw.workflows.ranges import expanded, latencies
 from deepmad_hw.workflows.sweep_plan import Asked, Plan, Settings, each_device, line
 
 COUNTS = ("macs", "params")
@@ -30,7 +30,7 @@ class Ranges:
         memory: of activation memory.
         rho: of the largest effectiveness.
         resolution: of pixels, such as ``192,224`` or ``192x256,224``.
-        latency: of budgets, by the table's path, such as ``5ms:50ms:10:log``.
+        latency: of budgets, by the table's path, such as ``5ms:50ms:10:log`` or ``20fps:60fps:5``.
     """
 
     macs: str | None = None
@@ -122,10 +122,7 @@ def _lines(config: str, ranges: Ranges, overrides: Mapping[str, Any]) -> Iterato
 
 
 def _budgets(ranges: Ranges) -> dict[str, tuple[str, ...]]:
-    found = {
-        f"latency:{path}": expanded(text, _time_ms, unit="ms", where=f"--latency {path}")
-        for path, text in ranges.latency.items()
-    }
+    found = {f"latency:{path}": latencies(text, where=f"--latency {path}") for path, text in ranges.latency.items()}
     for name in COUNTS:
         text = getattr(ranges, name)
         if text:
@@ -181,10 +178,6 @@ def _sides(text: str) -> list[int]:
     if len(sides) > 2 or not all(side.strip().isdecimal() and len(side) < 6 for side in sides):
         raise ConfigError(f"{text!r} is no resolution", where="--resolution", hint="say 224 or 192x256")
     return [int(sides[0]), int(sides[-1])]
-
-
-def _time_ms(text: str) -> float:
-    return units.parse_time_ms(text, where="--latency")
 
 
 def _count(text: str) -> float:

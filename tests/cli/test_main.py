@@ -1,6 +1,7 @@
 """The frame: exit codes, one line per error, nothing heavy for --help."""
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -131,3 +132,46 @@ def test_a_closed_stream_is_no_fault(config, tmp_path, closed):
     assert ended.stdout.startswith("{") == (closed != "1")
     assert ended.stderr.startswith("solving ") == (closed != "2")
     assert (tmp_path / "out" / "design.json").is_file()
+
+
+def process(*words, **variables):
+    """Run the module as a program of its own, in a shell without a terminal."""
+    environment = {**os.environ, **variables}
+    command = [sys.executable, "-m", "deepmad_hw", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_module_is_the_program():
+    shown = process("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("Usage: deepmad-hw [OPTIONS] COMMAND")
+    wrong = process("desing")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: No such command 'desing'")
+    assert wrong.stderr.endswith("see deepmad-hw --help\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("sw", "sweep"), ("table im", "import"), ("design --time-l", "--time-limit")]
+)
+def test_bash_and_zsh_are_told_how_a_word_goes_on(typed, offered):
+    line = f"deepmad-hw {typed}"
+    last = str(len(line.split()) - 1)
+    bash = process(_DEEPMAD_HW_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=last)
+    assert (bash.returncode, bash.stdout.split(), bash.stderr) == (0, [offered], "")
+    zsh = process(_DEEPMAD_HW_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS=line)
+    assert zsh.returncode == 0
+    assert f'"{offered}"' in zsh.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_installed_where_a_shell_looks_for_it(tmp_path, shell):
+    told = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = process("--show-completion", shell, **told)
+    assert shown.returncode == 0
+    assert f"_DEEPMAD_HW_COMPLETE=complete_{shell}" in shown.stdout
+    assert not list(tmp_path.iterdir())
+    assert process("--install-completion", shell, **told).returncode == 0
+    assert (tmp_path / f".{shell}rc").is_file()
+    (script,) = (path for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path)
+    assert f"_DEEPMAD_HW_COMPLETE=complete_{shell}" in script.read_text()

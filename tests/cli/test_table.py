@@ -21,7 +21,7 @@ def imported(run, tmp_path):
     (tmp_path / "theirs.out").write_text(PROFILE)
     ran = run("table", "import", "tinynas", tmp_path / "theirs.out", "--device", "a card", "--out", tmp_path / "a.csv")
     assert ran.code == 0, ran.err
-    assert "36 layers, 0 failed, 0 calibration networks" in ran.out
+    assert "36 layers, 0 failed, 0 odd, 0 calibration networks" in ran.out
     return tmp_path / "a.csv"
 
 
@@ -29,6 +29,27 @@ def test_an_imported_table_is_shown(run, imported):
     shown = json.loads(run("table", "show", imported, "--json").out)
     assert (shown["rows"], shown["environment"]["device"], shown["margin"]) == (36, "a card", None)
     assert shown["fused_activations"] == ["relu", "none"]
+    assert shown["odd_rows"] == []
+
+
+def test_a_row_that_is_far_from_those_around_it_is_counted_listed_and_not_used(run, tmp_path):
+    lines = PROFILE.splitlines()
+    key, time_ms = lines[13].rsplit(" ", 1)
+    assert key == "{Regular,1,32,28,28,16,1,1,1}"
+    (tmp_path / "theirs.out").write_text("\n".join([*lines[:13], f"{key} {1e3 * float(time_ms):g}", *lines[14:]]))
+    ran = run("table", "import", "tinynas", tmp_path / "theirs.out", "--precision", "fp16", "--out", tmp_path / "a.csv")
+    assert ran.code == 0, ran.err
+    assert "36 layers, 0 failed, 1 odd, 0 calibration networks" in ran.out
+    assert f"note: no prediction uses the odd rows; `deepmad-hw table show {tmp_path}/a.csv` lists them" in ran.out
+    shown = json.loads(run("table", "show", tmp_path / "a.csv", "--json").out)
+    (odd,) = shown["odd_rows"]
+    assert (shown["rows"], shown["environment"]["precision"]) == (36, "fp16")
+    assert (odd["in_channels"], odd["out_channels"], odd["kernel"], odd["residual"]) == (32, 16, 1, True)
+    assert odd["median_us"] == pytest.approx(1e6 * float(time_ms), rel=1e-4)
+    assert odd["expected_us"] == pytest.approx(1e3 * float(time_ms), rel=0.5)
+    told = run("table", "show", tmp_path / "a.csv").out
+    assert "1, which no prediction uses" in told
+    assert "conv1x1 32->16 28x28 relu add" in told
 
 
 def test_a_mistake_in_a_foreign_file_is_one_line(run, tmp_path):
@@ -44,6 +65,7 @@ def test_a_mistake_in_a_foreign_file_is_one_line(run, tmp_path):
     [
         ("import", "nothing", "x", "--out", "a.csv"),
         ("import", "tinynas", "x", "--out", "a.txt"),
+        ("import", "tinynas", "x", "--precision", "fp8", "--out", "a.csv"),
         ("merge", "x.csv", "--out", "a"),
     ],
 )

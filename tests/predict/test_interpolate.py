@@ -41,6 +41,39 @@ def test_unseen_layers_are_near_the_truth(paper, options):
     assert np.max(found) < 0.2
 
 
+@pytest.mark.parametrize("factor", [1e3, 1e-3, 100.0, 0.01])
+def test_a_row_far_from_those_around_it_is_left_out_and_named(dense, interpolator, factor):
+    odd = replace(dense[20], samples_us=tuple(factor * value for value in dense[20].samples_us))
+    bent = Interpolator([*dense[:20], odd, *dense[21:]])
+    (found,) = bent.odd
+    assert (found.spec, found.median_us) == (odd.spec, odd.median_us)
+    assert found.factor == pytest.approx(factor, rel=0.3)
+    assert interpolator.odd == ()
+    specs = [row.spec for row in dense if bent.covers([row.spec]).all()]
+    assert bent.predict_us(specs) == pytest.approx(interpolator.predict_us(specs), rel=0.1)
+
+
+def test_rows_of_a_slow_kernel_are_not_odd(dense, paper):
+    """Where a runtime has no fast kernel for a kind of layers, these rows say so of each other."""
+    strided = [paper.row(spec) for spec in paper.convolutions(20, seed=4, stride=2)]
+    slow = [replace(row, samples_us=tuple(100 * us for us in row.samples_us)) for row in strided]
+    assert Interpolator([*dense, *slow]).odd == ()
+
+
+def test_few_rows_cannot_tell_which_of_them_is_odd(dense):
+    few = [replace(dense[0], samples_us=(1e6,)), *dense[1:8]]
+    assert Interpolator(few).odd == ()
+    assert Interpolator([]).odd == ()
+
+
+def test_rows_that_are_all_alike_have_neighbours(paper):
+    """More twins than neighbours: activations do not change what a layer is near to."""
+    base = paper.convolutions(1, seed=5)[0]
+    twins = [replace(base, activation=each) for each in ("relu", "silu", "none", "sigmoid", "hardswish", "relu6")]
+    rows = [paper.row(replace(spec, residual=add)) for spec in twins for add in (False, True)]
+    assert Interpolator(rows).odd == ()
+
+
 def test_noise_of_rows_is_smoothed_and_not_followed(paper):
     random = np.random.default_rng(0)
     specs = paper.convolutions(120, seed=2)

@@ -72,6 +72,18 @@ def test_an_unsure_row_is_drawn_to_the_rows_around_it(paper, status, factors):
     assert true_us < model.layers_ms([specs[0]])[0] * 1e3 < 1.95 * true_us
 
 
+def test_an_odd_row_is_not_taken_as_it_is_and_does_not_widen_the_margins(paper):
+    specs = paper.convolutions(80, seed=0)
+    rows = [paper.row(spec) for spec in specs]
+    odd = replace(rows[0], samples_us=tuple(1e3 * us for us in rows[0].samples_us))
+    model, true = (TableModel(paper.table([first, *rows[1:]])) for first in (odd, rows[0]))
+    assert [row.spec for row in model.odd_rows] == [specs[0]]
+    assert model.layers_ms([specs[0]])[0] * 1e3 == pytest.approx(paper.us(specs[0]), rel=0.2)
+    assert true.odd_rows == ()
+    (margin,) = model.layer_margins([specs[0]])
+    assert margin < 0.3
+
+
 @pytest.mark.parametrize("gain", [0.9, 1.0, 1.25])
 def test_whole_networks_tell_the_gain(paper, some, gain):
     rows = [paper.row(spec) for spec in specs_of(*some)]

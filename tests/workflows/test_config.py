@@ -137,12 +137,14 @@ def test_a_flag_changes_one_of_two_stages_that_share_an_anchor(write):
 
 def test_a_latency_limit_is_a_table_beside_the_file_and_a_budget(write, tmp_path):
     (tmp_path / "slow.onnx").touch()
-    text = GOOD + "  latency:\n    a.csv: 10ms\n    b.csv: 400/s\n    c.csv: like:resnet18\n    d.csv: like:slow.onnx\n"
+    budgets = {"a": "10ms", "b": "400/s", "c": "like:resnet18", "d": "like:slow.onnx", "e": "30fps"}
+    text = GOOD + "  latency:\n" + "".join(f"    {name}.csv: {budget}\n" for name, budget in budgets.items())
     assert load_run(write(text)).latency == (
         LatencyRequest(path=tmp_path / "a.csv", budget_ms=10.0),
         LatencyRequest(path=tmp_path / "b.csv", rate_per_s=400.0),
         LatencyRequest(path=tmp_path / "c.csv", like=Path("resnet18")),
         LatencyRequest(path=tmp_path / "d.csv", like=tmp_path / "slow.onnx"),
+        LatencyRequest(path=tmp_path / "e.csv", rate_per_s=30.0),
     )
 
 

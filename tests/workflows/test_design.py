@@ -11,7 +11,7 @@ from deepmad_hw.latency import predict_ms
 from deepmad_hw.problem import LatencyLimit
 from deepmad_hw.reference import get
 from deepmad_hw.solution import Status
-from deepmad_hw.workflows.config import LatencyRequest, Run, load_run
+from deepmad_hw.workflows.config import LatencyRequest, Run, load_run, parse_latency
 from deepmad_hw.workflows.design import design, save_design, table_sha256, with_tables
 
 
@@ -31,6 +31,13 @@ def test_a_budget_in_milliseconds_is_taken_as_it_is(run, table, load):
 def test_a_throughput_counts_the_images_of_a_batch(run, table, load):
     question = with_tables(run.with_latency([LatencyRequest(path=table, rate_per_s=400.0)]), load=load)
     assert question.problem.limits.latency[0].budget_ms == 1000 * 4 / 400
+
+
+@pytest.mark.parametrize("text", ["30fps", "30/s", "30 fps"])
+def test_frames_a_second_are_a_throughput(run, table, load, text):
+    request = parse_latency(str(table), text, where="--latency")
+    question = with_tables(run.with_latency([request]), load=load)
+    assert question.problem.limits.latency[0].budget_ms == pytest.approx(4 * 1000 / 30)  # the table is of batch 4
 
 
 def test_like_a_network_is_that_networks_upper_latency(run, table, load):

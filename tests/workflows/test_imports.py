@@ -24,6 +24,7 @@ from deepmad_hw.serde import architecture_to_json
 from deepmad_hw.serde_table import read_table, write_table
 from deepmad_hw.workflows import imports
 from deepmad_hw.workflows.imports import ImportRequest, import_table
+from deepmad_hw.workflows.tables import model_of
 from profilers.replay import layer_us
 
 V100 = Path(__file__).parents[3] / "shared" / "data" / "tinynas_v100_trt_fp32.out.gz"
@@ -123,6 +124,22 @@ def test_a_profile_that_is_cut_short_is_one_line(profile):
     profile.write_bytes(gzip.compress(profile.read_bytes())[:-12])
     assert "cannot be read" in refused("tinynas", profile)
     assert "cannot be read" in refused("tinynas", profile.with_name("none"))
+
+
+@pytest.mark.checkout
+@pytest.mark.parametrize(("batch", "rows"), [(1, 29_375), (32, 22_165)])
+def test_a_profile_with_rows_of_a_kernel_of_last_resort_is_taken_as_it_is(batch, rows):
+    """TensorRT has no fast kernel for some fp16 layers: 640 -> 160, 7x7, stride 2, at 6x6, takes 6.5 ms on a V100."""
+    path = V100.with_name("tinynas_v100_trt_fp16.out.gz")
+    if not path.is_file():
+        pytest.skip("TinyNAS's profile lies beside the project, not in it")
+    model = model_of(import_table("tinynas", path, replace(REQUEST, batch=batch)), where=str(path))
+    assert sum(bool(row.samples_us) for row in model.table.rows) == rows
+    assert model.odd_rows == ()  # they are as slow as the layers around them
+    slow = LayerSpec(op="conv", in_channels=640, out_channels=160, height=6, width=6, kernel=7, stride=2)
+    slow = replace(slow, activation="relu", residual=True)
+    if batch == 1:
+        assert model.layers_ms([slow])[0] == pytest.approx(6.50772)
 
 
 @pytest.mark.parametrize("factor", [1e3, 1e-3])

@@ -4,7 +4,7 @@ import pytest
 
 from deepmad_hw import units
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.workflows.ranges import expanded
+from deepmad_hw.workflows.ranges import expanded, latencies
 
 
 def times(text):
@@ -21,6 +21,25 @@ def test_a_logarithmic_range_grows_by_one_factor():
 
 def test_lists_hold_values_ranges_and_networks():
     assert times("like:resnet18,5ms, 10ms:20ms:3:lin") == ("like:resnet18", "5ms", "10ms", "15ms", "20ms")
+
+
+def test_budgets_may_be_throughputs():
+    assert latencies("20fps:60fps:5", where="--latency") == ("20fps", "30fps", "40fps", "50fps", "60fps")
+    assert latencies("5ms:7ms:3,100/s:400/s:3:log, 30fps,like:resnet18", where="--latency") == (
+        *("5ms", "6ms", "7ms"),
+        *("100/s", "200/s", "400/s"),
+        *("30fps", "like:resnet18"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("20fps:50ms:3", "unknown unit 'ms'"), ("5ms:30fps:3", "unknown unit 'fps'"), ("60fps:20fps:3", "not grow")],
+)
+def test_a_range_of_a_throughput_and_a_time_is_one_line(text, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        latencies(text, where="--latency a.csv")
+    assert str(caught.value).startswith("--latency a.csv: ")
 
 
 def test_large_counts_are_written_without_an_exponent():

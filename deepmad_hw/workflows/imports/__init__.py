@@ -8,6 +8,7 @@ from typing import Protocol
 
 from deepmad_hw import registry
 from deepmad_hw.errors import ConfigError, DeepmadError, InputFileError
+from deepmad_hw.measurement import PRECISIONS
 from deepmad_hw.table import LatencyTable
 from deepmad_hw.workflows.tables import require_possible
 
@@ -26,18 +27,24 @@ class ImportRequest:
         name: of the new table.
         device: what its device calls itself, None for what the format implies.
         batch: which batch size to take from a file that holds several, or that its times are for.
+        precision: that the layers were timed in.
         plan: folder of the packed plan that was run.
     """
 
     name: str
     device: str | None = None
     batch: int = 1
+    precision: str = "fp32"
     plan: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a batch without images."""
+        """Refuse a batch without images, and a precision that no table has."""
         if self.batch < 1:
             raise ConfigError(f"expected a number above 0, got {self.batch}", where="--batch")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"unknown precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}", where="--precision"
+            )
 
 
 class Reader(Protocol):

@@ -55,6 +55,7 @@ def read(path: Path, request: ImportRequest) -> LatencyTable:
             governor="unknown",
             runtime="unknown",
             runtime_version="unknown",
+            precision=request.precision,
             batch=request.batch,
         ),
         rows=tuple(LayerMeasurement(spec=spec, samples_us=tuple(times)) for spec, times in samples.items()),

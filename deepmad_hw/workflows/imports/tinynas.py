@@ -63,6 +63,7 @@ def read(path: Path, request: ImportRequest) -> LatencyTable:
             governor="unknown",
             runtime="tensorrt",
             runtime_version="unknown",
+            precision=request.precision,
             batch=request.batch,
         ),
         rows=tuple(rows.values()),
