@@ -86,6 +86,11 @@ def _import_runtime() -> None:
 
 
 def unpacked(feed: bytes) -> dict[str, Any]:
+    """Return the arrays that `onnx_inputs.packed_values` packed, by name.
+
+    Args:
+        feed: its bytes.
+    """
     with np.load(io.BytesIO(feed), allow_pickle=False) as archive:
         return {str(name): archive[f"array{index}"] for index, name in enumerate(archive["names"])}
 

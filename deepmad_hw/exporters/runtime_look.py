@@ -143,6 +143,7 @@ def joined(
         name, kind = event["name"].removesuffix(_EVENT_SUFFIX), event["args"]["op_name"]
         inputs, outputs = (_shapes(event["args"][f"{side}_type_shape"]) for side in ("input", "output"))
         node = nodes.get(name)
+        attributes = {} if node is None else {item.name: item.s.decode() for item in node.attribute}
         names = [] if node is None else [each for each in node.input if each]
         constant = [each in held for each in names] if len(names) == len(inputs) else [False] * len(inputs)
         yield LookedAt(
@@ -151,9 +152,7 @@ def joined(
             constants=tuple(shape for (_, shape), kept in zip(inputs, constant, strict=True) if kept),
             writes=tuple(shape for _, shape in outputs),
             value_type=next((kind for (kind, _), kept in zip(inputs, constant, strict=True) if not kept), 1),
-            mode=next(
-                (item.s.decode() for item in ([] if node is None else node.attribute) if item.name == "mode"), "nearest"
-            ),
+            mode=attributes.get("mode") or "nearest",
         )
 
 
