@@ -11,7 +11,7 @@ from typing import Any
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.expand import expand, sections
 from deepmad_hw.families.base import LayerForm, Number
-from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node, out_pixels
+from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node, OperationSpec, out_pixels
 
 FLOAT32_BYTES = 4
 
@@ -40,6 +40,28 @@ def layer_weights(layer: LayerForm | LayerSpec) -> Number:
     if layer.op not in ("conv", "linear"):
         return 0
     return layer.group_width * layer.kernel * layer.kernel * layer.out_channels
+
+
+def layer_operation(spec: LayerSpec, *, value_type: str = "fp32") -> OperationSpec:
+    """Return a layer by its amounts of work alone, its activation left out.
+
+    Args:
+        spec: the layer.
+        value_type: what it computes on.
+    """
+    read = spec.in_channels * spec.height * spec.width
+    written = spec.out_channels * spec.out_height * spec.out_width
+    dense = "depthwise_conv" if spec.depthwise else "conv" if spec.groups == 1 else "grouped_conv"
+    kinds = {"conv": dense, "linear": "matmul", "scale": "mul_broadcast"}
+    window = written * spec.kernel**2 if spec.op in ("max_pool", "avg_pool") else int(layer_macs(spec))
+    return OperationSpec(
+        kind=kinds.get(spec.op, spec.op),
+        value_type=value_type,
+        read_values=read * (2 if spec.op == "add" else 1) + (written if spec.residual else 0),
+        written_values=written,
+        macs=window,
+        weight_values=int(layer_weights(spec)),
+    )
 
 
 def layer_params(layer: LayerForm) -> Number:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepmad_hw import units
 from deepmad_hw.cli import options, output
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.layer import LayerSpec
 
 if TYPE_CHECKING:
     from deepmad_hw.exporters.onnx_inputs import InputRequest
@@ -34,6 +36,9 @@ def bench(
     ] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time per network, about.")] = 6.0,
     layers: Annotated[bool, typer.Option("--layers", help="Predict each layer too; needs --table.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Predict nothing that rests on extrapolation, be it a small part.")
+    ] = False,
     inputs: Annotated[
         list[str],
         typer.Option(
@@ -69,6 +74,7 @@ def bench(
             seconds_per_network=seconds,
             predict_only=predict_only,
             layers=layers,
+            strict=strict,
             inputs=request,
             on_tick=lambda tick: show_tick(steps, tick),
         )
@@ -151,6 +157,11 @@ def row_to_json(row: BenchRow) -> dict[str, Any]:
         "upper_ms": row.upper_ms,
         "uncovered": list(row.uncovered),
         "covered_ms": row.covered_ms,
+        "extrapolated": list(row.extrapolated),
+        "extrapolated_share": row.extrapolated_share,
+        "macs": row.macs,
+        "params": row.params,
+        "not_counted": list(row.not_counted),
         "notes": list(row.notes),
     }
     if row.layers:
@@ -171,7 +182,19 @@ def show(rows: list[BenchRow]) -> None:
     Args:
         rows: of a bench.
     """
-    columns = ("network", "predicted ms", "interval", "measured ms", "p10", "p90", "p99", "samples", "error")
+    columns = (
+        "network",
+        "MACs",
+        "params",
+        "predicted ms",
+        "interval",
+        "measured ms",
+        "p10",
+        "p90",
+        "p99",
+        "n",
+        "error",
+    )
     output.table(columns, [_cells(row) for row in rows], numbers=range(1, len(columns)))
     for row in rows:
         show_layers(row)
@@ -190,13 +213,15 @@ def show_layers(row: BenchRow) -> None:
     lines = [
         (
             layer.name,
-            layer.spec.op,
+            layer.spec.op if isinstance(layer.spec, LayerSpec) else layer.spec.kind,
+            layer.source,
             number(layer.predicted_ms, digits=4),
             interval(layer.lower_ms, layer.upper_ms, digits=4),
         )
         for layer in row.layers
     ]
-    output.table((f"layer of {row.name}", "operation", "predicted ms", "interval"), lines, numbers=(2, 3))
+    columns = (f"layer of {row.name}", "operation", "rests on", "predicted ms", "interval")
+    output.table(columns, lines, numbers=(3, 4))
 
 
 def notes(rows: list[BenchRow]) -> list[str]:
@@ -212,6 +237,12 @@ def notes(rows: list[BenchRow]) -> list[str]:
             listed = "; ".join(row.uncovered[:SHOWN_UNCOVERED]) + (f"; {more} more" if more > 0 else "")
             part = "" if row.covered_ms is None else f" (the rest takes {row.covered_ms:.2f} ms)"
             found.append(f"note: {row.name} is not predicted{part}: {listed}")
+        elif row.extrapolated:
+            listed = "; ".join(row.extrapolated[:SHOWN_UNCOVERED])
+            found.append(f"note: {row.extrapolated_share:.1%} of {row.name} rests on extrapolation: {listed}")
+        if row.not_counted:
+            listed = "; ".join(row.not_counted[:SHOWN_UNCOVERED])
+            found.append(f"note: MACs and parameters of {row.name} leave out: {listed}")
         found += [f"note: {row.name}: {note}" for note in row.notes[:SHOWN_NOTES]]
         if len(row.notes) > SHOWN_NOTES:
             found.append(f"note: {row.name}: {len(row.notes) - SHOWN_NOTES} more, see --json")
@@ -231,6 +262,8 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
     percentiles = ("", "", "") if measured is None else [f"{measured.percentile_us(p) / 1e3:.2f}" for p in (10, 90, 99)]
     return (
         row.name,
+        "" if row.macs is None else units.format_count(row.macs),
+        "" if row.params is None else units.format_count(row.params),
         number(row.predicted_ms),
         interval(row.lower_ms, row.upper_ms),
         number(row.measured_ms),

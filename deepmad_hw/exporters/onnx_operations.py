@@ -60,6 +60,8 @@ _BINARY = {
 }
 _MOVES = {
     "Concat": "concat",
+    "ConstantOfShape": "expand",
+    "Range": "expand",
     "ConcatFromSequence": "concat",
     "DepthToSpace": "depth_to_space",
     "Expand": "expand",
@@ -100,7 +102,7 @@ _PRODUCTS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInte
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "NhwcFusedConv"})
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"})
 # Names of the runtime that say how an operator runs, not what it computes.
-_PREFIXES = ("nchwc.", "nhwc.", "QLinear")
+_PREFIXES = ("com.microsoft.", "nchwc.", "nhwc.", "QLinear")
 _RENAMED = {"QGemm": "Gemm", "DynamicQuantizeMatMul": "MatMul", "MatMulIntegerToFloat": "MatMul", "Upsample": "Resize"}
 
 _VALUE_TYPES = {
@@ -147,10 +149,11 @@ def operation_of(sized: Sized) -> OperationSpec | None:
         sized: the operator with its tensors.
     """
     kind = _kind(sized)
-    if kind is None or not sized.reads or not sized.writes:
+    reads = sized.reads or sized.constants[:1]  # the floats of constant bytes are made in every run
+    if kind is None or not reads or not sized.writes:
         return None
     batch = _batch(sized)
-    read, written = (sum(map(math.prod, shapes)) // batch for shapes in (sized.reads, sized.writes))
+    read, written = (sum(map(math.prod, shapes)) // batch for shapes in (reads, sized.writes))
     if kind in ("slice", "gather"):
         read = written  # the rest of its input is not touched
     try:
@@ -218,7 +221,7 @@ def _macs(sized: Sized, kind: str) -> int:
     if kind in ("max_pool", "avg_pool"):
         return written * int(math.prod(sized.attributes.get("kernel_shape", (1,))))
     if kind == "matmul":
-        shape = sized.reads[0]
+        shape = (*sized.reads, *sized.constants)[0]
         turned = sized.attributes.get("transA", 0)
         return written * int((shape[-2] if turned and len(shape) > 1 else shape[-1]) if shape else 1)
     if kind == "recurrent":

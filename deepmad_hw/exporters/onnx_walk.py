@@ -16,6 +16,7 @@ from typing import Any
 
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
+from deepmad_hw import costs
 from deepmad_hw.errors import ConfigError, NotCoveredError
 from deepmad_hw.exporters.onnx_loader import TensorKind
 from deepmad_hw.exporters.onnx_operations import Sized, operation_of
@@ -46,6 +47,7 @@ WINDOWS = frozenset({"Conv", "AveragePool", "MaxPool"})  # a padding before them
 POOLS = {"MaxPool": "max_pool", "AveragePool": "avg_pool"}
 ACTIVATED = ("conv", "linear", "add")  # the layers that an activation is merged into
 IMAGE_RANK = 4
+PAD_INPUTS = 3  # of a padding whose value is given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,13 +148,19 @@ class _View:
         self.constants = {tensor.name for tensor in graph.initializer}
         self.images = [info.name for info in graph.input if info.name not in self.constants]
         self._root: dict[str, str] = {}
+        self._forms: dict[str, list[str]] = defaultdict(list)
         self._read_by: dict[str, set[str]] = defaultdict(set)  # kinds of operations, by tensor
         for node in graph.node:
             for name in node.input:
                 self._read_by[name].add(node.op_type)
         self.quantised: set[str] = set()  # tensors that int8 values were turned into
         self.clipped: set[str] = set()  # tensors that are turned into int8 values from zero up
-        self._zeros = {tensor.name for tensor in graph.initializer if _is_zero_byte(tensor)}
+        self._zeros = {tensor.name for tensor in graph.initializer if _is_zero(tensor)}
+        self._zero_bytes = {
+            tensor.name
+            for tensor in graph.initializer
+            if tensor.data_type == TensorProto.UINT8 and tensor.name in self._zeros
+        }
         self.ops = [op for node in graph.node for op in self._seen(node)]
         self.readers: dict[str, list[_Op]] = defaultdict(list)
         for op in self.ops:
@@ -163,6 +171,10 @@ class _View:
     def root(self, tensor: str) -> str:
         """Return what a tensor is a view of."""
         return self._root.get(tensor, tensor)
+
+    def forms(self, tensor: str) -> tuple[str, ...]:
+        """Return a tensor and the same values as bytes and floats again."""
+        return (tensor, *self._forms[tensor])
 
     def shape(self, tensor: str) -> Shape:
         """Return a tensor's shape, empty where it is not known."""
@@ -186,13 +198,15 @@ class _View:
         outputs = [name for name in node.output if name]
         if node.op_type == "DequantizeLinear":
             self.quantised.add(outputs[0])
-        if node.op_type == "QuantizeLinear" and set(inputs[2:]) <= self._zeros:
+        if node.op_type == "QuantizeLinear" and set(inputs[2:]) <= self._zero_bytes:
             self.clipped.add(self.root(inputs[0]))
         from_constants = bool(inputs) and all(name in self.constants for name in inputs)
         if node.op_type == "Constant" or from_constants or self._counts_only(outputs):
             self.constants.update(outputs)
         elif self._is_view(node, inputs, outputs[0]):
             self._root[outputs[0]] = self.root(inputs[0])
+            if node.op_type in FORMATS:
+                self._forms[self.root(inputs[0])].append(outputs[0])
             if inputs[0] in self.quantised:
                 self.quantised.add(outputs[0])
         else:
@@ -214,13 +228,14 @@ class _View:
         if node.op_type in VIEWS | FORMATS:
             return True
         same_channels = self.shape(inputs[0])[:2] == self.shape(output)[:2]
-        zeros = {item.name: helper.get_attribute_value(item) for item in node.attribute}.get("mode", b"constant")
-        plain = zeros == b"constant" and same_channels
-        return node.op_type == "Pad" and plain and self._read_by[output] <= WINDOWS
+        said = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        with_zeros = said.get("mode", b"constant") == b"constant" and not said.get("value", 0.0)
+        with_zeros = with_zeros and (len(inputs) < PAD_INPUTS or inputs[2] in self._zeros)
+        return node.op_type == "Pad" and with_zeros and same_channels and self._read_by[output] <= WINDOWS
 
 
-def _is_zero_byte(tensor: Any) -> bool:
-    return tensor.data_type == TensorProto.UINT8 and not numpy_helper.to_array(tensor).any()
+def _is_zero(tensor: Any) -> bool:
+    return math.prod(tensor.dims) == 1 and not numpy_helper.to_array(tensor).any()
 
 
 def _inferred(model: Any) -> dict[str, TensorKind]:
@@ -268,18 +283,29 @@ class _Walker:
                 self._visit(op)
         self._let_clip()
         precision = next((name for name in ("int8", "fp16") if self._formats[name]), "fp32")
-        strangers = [name for other, names in self._formats.items() if other != precision for name in names]
-        self._uncovered += [f"{name}: is computed in another precision than {precision}" for name in strangers]
+        strangers = {name: other for other, names in self._formats.items() if other != precision for name in names}
+        self._set_apart(strangers)
         if not self._begun and not self._operations and not self._uncovered:
             self._uncovered.append("the whole graph: computes nothing")
         return Walk(
             nodes=tuple(layer.node() for layer in self._begun),
             operations=tuple(self._operations),
-            members={**{layer.name: tuple(layer.members) for layer in self._begun}, **self._members},
+            members={
+                name: tuple(form for tensor in members for form in self._view.forms(tensor))
+                for name, members in (*((layer.name, layer.members) for layer in self._begun), *self._members.items())
+            },
             uncovered=tuple(self._uncovered),
             notes=tuple(dict.fromkeys(self._notes)),
             precision=precision,
         )
+
+    def _set_apart(self, strangers: Mapping[str, str]) -> None:
+        """Take layers of another precision than the network's by their amounts of work: a table has rows of one."""
+        for layer in [layer for layer in self._begun if layer.name in strangers]:
+            spec = costs.layer_operation(layer.node().spec, value_type=strangers[layer.name])
+            self._operations.append(Operation(name=layer.name, spec=spec))
+            self._members[layer.name] = tuple(layer.members)
+            self._begun.remove(layer)
 
     def _let_clip(self) -> None:
         """Give back the activations that a quantiser has left out, because its whole numbers begin at zero anyway."""

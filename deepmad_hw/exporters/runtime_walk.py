@@ -16,10 +16,12 @@ from deepmad_hw.exporters.onnx_walk import NEGLIGIBLE_VALUES, Operation, Walk
 from deepmad_hw.exporters.runtime_look import LookedAt
 from deepmad_hw.layer import Node
 
+VIEW, LAYOUT, UNCOVERED = "(view)", "(layout)", "(uncovered)"  # no names of operations
 # Nothing is computed in these: other sizes of the same values, and sizes themselves.
 VIEWS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"})
 BODIES = frozenset({"If", "Loop", "Scan"})  # their operations are in the profile themselves
 REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
+FORMS = frozenset({"Transpose", "QuantizeLinear", "DequantizeLinear"})  # of the runtime's own making, in int8
 # What computes each kind of layer, by the runtime's names without the words for its layout.
 HEAVY = {
     "conv": ("Conv", "ConvInteger", "FusedConv", "NhwcFusedConv"),
@@ -49,10 +51,13 @@ class Held:
     Args:
         walk: as the runtime has it.
         differences: where the rules said otherwise, a line each.
+        places: for each operation of the run where it stands: the name of a layer or operation, or `VIEW`, `LAYOUT`
+            (in a layer's row), or `UNCOVERED`.
     """
 
     walk: Walk
     differences: tuple[str, ...]
+    places: tuple[str, ...]
 
 
 def held(walk: Walk, run: Sequence[LookedAt]) -> Held:
@@ -81,18 +86,16 @@ class _Holder:
 
     def held(self, run: Sequence[LookedAt]) -> Held:
         plain = [self._unit_of(each) for each in run]
-        for index, (each, unit) in enumerate(zip(run, plain, strict=True)):
-            self._take(each, unit, run, plain, index)
+        places = [self._take(index, run, plain) for index in range(len(run))]
         nodes = [node for unit in self._units.values() for node in self._settled(unit)]
-        kept = [line for line in self._walk.uncovered if "another precision" in line]
         walk = replace(
             self._walk,
             nodes=tuple(nodes),
             operations=tuple(self._operations),
-            uncovered=(*kept, *self._uncovered),
+            uncovered=tuple(self._uncovered),
             notes=(*self._walk.notes, *self._noted()),
         )
-        return Held(walk=walk, differences=tuple(self._differences))
+        return Held(walk=walk, differences=tuple(self._differences), places=tuple(places))
 
     def _noted(self) -> Iterator[str]:
         if self._views:
@@ -104,37 +107,46 @@ class _Holder:
         owners = (self._owner.get(tensor) for tensor in each.operation.outputs)
         return next((self._units[name] for name in owners if name in self._units), None)
 
-    def _take(
-        self, each: LookedAt, unit: _Unit | None, run: Sequence[LookedAt], units: Sequence[_Unit | None], index: int
-    ) -> None:
+    def _take(self, index: int, run: Sequence[LookedAt], units: Sequence[_Unit | None]) -> str:
+        each, unit = run[index], units[index]
         kind = _plain(each)
-        if kind in REORDERS:
-            beside = _reader(run, units, index) if kind == "ReorderOutput" else _maker(run, units, index)
-            if beside is not None and beside.node.spec.op != "conv":
-                self._reorders += 1  # the price of a layer without a blocked kernel: it is in that layer's row
-            else:
-                self._stand_alone(each)
-        elif kind in VIEWS | BODIES:
+        if _only_form(each):
+            if not self._is_in_a_row(index, run, units):
+                return self._stand_alone(each)
+            self._reorders += 1
+            return LAYOUT
+        if kind in VIEWS | BODIES:
             self._views += 1
-        elif unit is not None:
-            unit.ran.append(each)
-        else:
-            self._stand_alone(each)
+            return VIEW
+        if unit is None:
+            return self._stand_alone(each)
+        unit.ran.append(each)
+        return unit.node.name
 
-    def _stand_alone(self, each: LookedAt) -> None:
+    def _is_in_a_row(self, index: int, run: Sequence[LookedAt], units: Sequence[_Unit | None]) -> bool:
+        """Return whether a change of layout or type is the price of a layer beside it, and so in that layer's row."""
+        kind = _plain(run[index])
+        beside = {"ReorderOutput": (_reader,), "ReorderInput": (_maker,)}.get(kind, (_maker, _reader))
+        layers = [unit for unit in (find(run, units, index) for find in beside) if unit is not None]
+        # A convolution has a kernel for blocks of channels, so a change to or from them is not of its making.
+        return any(kind not in REORDERS or unit.node.spec.op != "conv" for unit in layers)
+
+    def _stand_alone(self, each: LookedAt) -> str:
         name = self._named(each)
         spec = operation_of(_sized(each))
         values = sum(map(math.prod, each.writes))
         if spec is not None:
             self._operations.append(Operation(name=name, spec=spec))
-        elif values > NEGLIGIBLE_VALUES:
+            return name
+        if values > NEGLIGIBLE_VALUES:
             self._uncovered.append(f"{name}: {each.operation.kind} is no operation that tables hold")
-        else:
-            self._views += 1
+            return UNCOVERED
+        self._views += 1
+        return VIEW
 
     def _named(self, each: LookedAt) -> str:
         tensors = [tensor for tensor in each.operation.outputs if tensor in self._owner]
-        if tensors and self._owner[tensors[0]] not in self._units and _plain(each) not in REORDERS:
+        if tensors and self._owner[tensors[0]] not in self._units and not _only_form(each):
             return self._owner[tensors[0]]
         return each.operation.name or each.operation.kind
 
@@ -179,6 +191,12 @@ def _sized(each: LookedAt) -> Sized:
     )
 
 
+def _only_form(each: LookedAt) -> bool:
+    """Return whether an operation that the runtime put in makes the same values in another form."""
+    kind, operation = _plain(each), each.operation
+    return kind in REORDERS or (kind in FORMS and bool(operation.inputs) and operation.outputs == operation.inputs[:1])
+
+
 def _plain(each: LookedAt) -> str:
     return _sized(each).plain_operator
 
@@ -187,7 +205,7 @@ def _reader(run: Sequence[LookedAt], units: Sequence[_Unit | None], index: int) 
     """Return the layer that reads what an operation makes, None where something else does."""
     tensors = set(run[index].operation.outputs)
     for each, unit in zip(run[index + 1 :], units[index + 1 :], strict=True):
-        if tensors.intersection(each.operation.inputs) and _plain(each) not in REORDERS:
+        if tensors.intersection(each.operation.inputs) and not _only_form(each):
             return unit
     return None
 
@@ -196,6 +214,6 @@ def _maker(run: Sequence[LookedAt], units: Sequence[_Unit | None], index: int) -
     """Return the layer whose tensor an operation reads, None where something else made it."""
     tensors = set(run[index].operation.inputs)
     for each, unit in zip(run[:index][::-1], units[:index][::-1], strict=True):
-        if tensors.intersection(each.operation.outputs) and _plain(each) not in REORDERS:
+        if tensors.intersection(each.operation.outputs) and not _only_form(each):
             return unit
     return None

@@ -256,11 +256,19 @@ class Interpolator:
                 result[found] = self._groups[kind].covers([specs[index] for index in found])
         return result
 
-    def predict_us(self, specs: Sequence[LayerSpec]) -> Floats:
-        """Return the latency of layers in microseconds.
+    def extrapolates(self, specs: Sequence[LayerSpec]) -> NDArray[np.bool_]:
+        """Return for each layer whether the law of its operation is known, be it measured for other sizes only.
 
         Args:
-            specs: n layers, all covered.
+            specs: n layers.
+        """
+        return np.array([_window(spec)[:2] in self._laws for spec in specs], dtype=np.bool_)
+
+    def predict_us(self, specs: Sequence[LayerSpec]) -> Floats:
+        """Return the latency of layers in microseconds; outside what was measured that is what the law says.
+
+        Args:
+            specs: n layers, all covered or extrapolated.
         """
         numbers = _Numbers(specs, self._batch)
         law_us = self._law_us(specs, numbers)
@@ -275,7 +283,7 @@ class Interpolator:
     def _smooth_rest(self, specs: Sequence[LayerSpec], points: Floats) -> Floats:
         rest = np.zeros(len(specs))
         for kind, found in _grouped(specs, kind_of).items():
-            process = self._groups[kind].process
+            process = self._groups[kind].process if kind in self._groups else None
             if process is not None:
                 rest[found] = process.predict(points[found])
         return rest

@@ -104,6 +104,18 @@ class TableModel:
         """
         return self._layers_us(specs) * (self._gain / 1e3)
 
+    def extrapolated_ms(self, specs: Sequence[LayerSpec]) -> NDArray[np.float64]:
+        """Return what layers outside the measured ones would take by the law of their operation, NaN without one.
+
+        Args:
+            specs: n layers.
+        """
+        keys = [self.table.key(spec) for spec in specs]
+        known = np.flatnonzero(self._interpolator.extrapolates(keys))
+        times_ms = np.full(len(keys), np.nan)
+        times_ms[known] = self._interpolator.predict_us([keys[index] for index in known]) * (self._gain / 1e3)
+        return times_ms
+
     def layer_margins(self, specs: Sequence[LayerSpec]) -> list[float | None]:
         """Return for each layer m of ``layer * (1 +- m)``, within which a measurement of it lies at the confidence.
 

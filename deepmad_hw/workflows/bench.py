@@ -9,16 +9,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-import numpy as np
 from numpy.typing import NDArray
 
+from deepmad_hw import costs
 from deepmad_hw.errors import ConfigError, InputFileError, NotCoveredError, TooNoisyError
-from deepmad_hw.exporters import onnx_inputs, onnx_loader, onnx_read
+from deepmad_hw.exporters import onnx_counts, onnx_inputs, onnx_loader, onnx_read, runtime_look, runtime_walk
+from deepmad_hw.exporters.onnx_counts import Counts
 from deepmad_hw.exporters.onnx_inputs import NOTHING_SAID, InputRequest
-from deepmad_hw.exporters.onnx_walk import Walk, walk
+from deepmad_hw.exporters.onnx_walk import Operation, Walk, walk
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
-from deepmad_hw.layer import Graph, LayerSpec, Node
+from deepmad_hw.layer import Graph, LayerSpec, Node, OperationSpec
 from deepmad_hw.measurement import NetworkMeasurement
+from deepmad_hw.predict.composition import (
+    EXTRAPOLATED,
+    MAX_EXTRAPOLATED,
+    MEASURED,
+    MISSING,
+    Composition,
+    Part,
+    composed,
+)
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.workflows.networks import load_network
 from deepmad_hw.workflows.tables import load_model, require_this_machine
@@ -46,6 +56,7 @@ class Subject:
         data: its ONNX file as it was judged, complete in itself; None to write one from the graph.
         values: of every input of the file, by name.
         walk: what its file is made of, or None without one.
+        counts: MACs and parameters of its file, or None without one.
     """
 
     name: str
@@ -53,6 +64,7 @@ class Subject:
     data: bytes | None = field(default=None, repr=False)
     values: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
     walk: Walk | None = None
+    counts: Counts | None = None
 
     @property
     def batch(self) -> int | None:
@@ -65,6 +77,11 @@ class Subject:
         """Return the layers as far as they are known."""
         return self.graph.nodes if self.graph is not None else self.walk.nodes if self.walk is not None else ()
 
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """Return what else a foreign file computes."""
+        return self.walk.operations if self.graph is None and self.walk is not None else ()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerRow:
@@ -76,13 +93,15 @@ class LayerRow:
         predicted_ms: its share, or None where the table cannot say.
         lower_ms: what it takes at least, at the table's confidence, or None.
         upper_ms: what it takes at most, at the table's confidence, or None.
+        source: what answers for it: ``measured`` rows, a ``law``, ``extrapolated`` or ``missing``.
     """
 
     name: str
-    spec: LayerSpec
+    spec: LayerSpec | OperationSpec
     predicted_ms: float | None = None
     lower_ms: float | None = None
     upper_ms: float | None = None
+    source: str = "measured"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +114,12 @@ class BenchRow:
         lower_ms: prediction less the table's margin, or None.
         upper_ms: prediction plus the table's margin, or None.
         uncovered: what neither the table nor the walk of the file can answer for, with the reason.
-        covered_ms: what the covered layers take alone, or None without a table.
+        covered_ms: what the covered parts take alone, or None without a table.
+        extrapolated: ``name: x ms`` of each part that rests on extrapolation, largest first.
+        extrapolated_share: share of the prediction that they make up, or None without a table.
+        macs: multiply-adds for one image, or None where nothing tells them.
+        params: parameters, or None where nothing tells them.
+        not_counted: ``name: reason`` of each operation that `macs` and `params` leave out.
         notes: where a layer stands for something that is only nearly the same.
         layers: one row per layer, if they were asked for.
         measurement: the times, or None if only predicted.
@@ -110,6 +134,11 @@ class BenchRow:
     upper_ms: float | None = None
     uncovered: tuple[str, ...] = ()
     covered_ms: float | None = None
+    extrapolated: tuple[str, ...] = ()
+    extrapolated_share: float | None = None
+    macs: int | None = None
+    params: int | None = None
+    not_counted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     measurement: NetworkMeasurement | None = None
@@ -133,8 +162,8 @@ class BenchRow:
 def subject(name_or_path: str | Path, *, inputs: InputRequest = NOTHING_SAID, batch: int = 1) -> Subject:
     """Return what a word on the command line names.
 
-    A file of someone else is run once in a guarded process, where ONNX Runtime is installed: that tells whether it can
-    be run, and sizes that are known at run time only.
+    A file of someone else is run in guarded processes, where ONNX Runtime is installed: that tells whether it can be
+    run, sizes that are known at run time only, and which operations the runtime makes of it.
 
     Args:
         name_or_path: an ONNX file, or what `deepmad_hw.workflows.networks.load_network` takes.
@@ -155,7 +184,17 @@ def subject(name_or_path: str | Path, *, inputs: InputRequest = NOTHING_SAID, ba
     shapes = onnx_inputs.shapes_of(expected, inputs, batch=batch, where=where)
     values = onnx_inputs.values_of(expected, shapes, inputs.data)
     tensors = onnx_loader.run_once(data, values, where=where) if graph is None else None
-    return Subject(name=path.stem, graph=graph, data=data, values=values, walk=walk(model, tensors))
+    found = walk(model, tensors)
+    ran = runtime_look.look(data, values) if graph is None else None
+    sizes = None if tensors is None else {name: kind.shape for name, kind in tensors.items()}
+    return Subject(
+        name=path.stem,
+        graph=graph,
+        data=data,
+        values=values,
+        walk=found if ran is None else runtime_walk.held(found, ran).walk,
+        counts=onnx_counts.counts(model, shapes=sizes),
+    )
 
 
 def of_graph(graph: Graph) -> Subject:
@@ -167,46 +206,65 @@ def of_graph(graph: Graph) -> Subject:
     return Subject(name=graph.name, graph=graph)
 
 
-def predict(subjects: Sequence[Subject], model: TableModel, *, layers: bool = False) -> list[BenchRow]:
+def predict(
+    subjects: Sequence[Subject], model: TableModel, *, layers: bool = False, strict: bool = False
+) -> list[BenchRow]:
     """Return what a table says of networks.
 
     Args:
         subjects: the networks.
         model: the table.
         layers: whether to tell of each layer too, with an interval of its own.
+        strict: whether to give no number that rests on extrapolation, be it a small part of it.
     """
-    return [_predicted(item, model, layers=layers) for item in subjects]
+    most = 0.0 if strict else MAX_EXTRAPOLATED
+    return [_predicted(item, model, layers=layers, most_extrapolated=most) for item in subjects]
 
 
-def _predicted(item: Subject, model: TableModel, *, layers: bool) -> BenchRow:
-    specs = [node.spec for node in item.nodes]
-    covered = model.covers(specs) if specs else np.zeros(0, dtype=np.bool_)
-    layers_ms = np.full(len(specs), np.nan)
-    if covered.any():
-        layers_ms[covered] = model.layers_ms([spec for spec, known in zip(specs, covered, strict=True) if known])
-    missing = [
-        f"{node.name}: no rows of the table surround {_told(node.spec)}"
-        for node, known in zip(item.nodes, covered, strict=True)
-        if not known
-    ]
-    row = BenchRow(
-        name=item.name,
+def _predicted(item: Subject, model: TableModel, *, layers: bool, most_extrapolated: float) -> BenchRow:
+    layered = [(node.name, node.spec) for node in item.nodes]
+    others = [(each.name, each.spec) for each in item.operations]
+    specs: dict[str, LayerSpec | OperationSpec] = {**dict(others), **dict(layered)}
+    found = composed(layered, others, model)
+    missing = [f"{part.name}: no rows of the table surround {_told(specs[part.name])}" for part in _missing(found)]
+    share = found.extrapolated_share
+    if share > most_extrapolated:
+        missing.append(f"the whole network: {share:.0%} of it rests on extrapolation")
+    row = replace(
+        _counted(item),
         uncovered=(*_strange(item, model), *missing),
-        covered_ms=model.overhead_ms + float(np.nansum(layers_ms)),
+        covered_ms=found.known_ms,
+        extrapolated=tuple(_guesses(found)),
+        extrapolated_share=share,
         notes=item.walk.notes if item.walk is not None and item.graph is None else (),
-        layers=tuple(_layer_rows(item.nodes, layers_ms, model)) if layers else (),
+        layers=tuple(_layer_rows(item, found, model)) if layers else (),
     )
-    if row.uncovered or row.covered_ms is None:
+    if row.uncovered:
         return row
-    predicted_ms, margin = row.covered_ms, model.margin
-    if margin is None:
+    predicted_ms, half_ms = found.known_ms, found.half_width_ms
+    if half_ms is None:
         return replace(row, predicted_ms=predicted_ms)
-    return replace(
-        row,
-        predicted_ms=predicted_ms,
-        lower_ms=predicted_ms * (1 - margin),
-        upper_ms=predicted_ms * (1 + margin),
-    )
+    lower_ms, upper_ms = max(0.0, predicted_ms - half_ms), predicted_ms + half_ms
+    return replace(row, predicted_ms=predicted_ms, lower_ms=lower_ms, upper_ms=upper_ms)
+
+
+def _missing(found: Composition) -> list[Part]:
+    return [part for part in found.parts if part.source == MISSING]
+
+
+def _guesses(found: Composition) -> list[str]:
+    guessed = sorted((part for part in found.parts if part.source == EXTRAPOLATED), key=lambda part: -part.time_ms)
+    return [f"{part.name}: {part.time_ms:.4f} ms" for part in guessed]
+
+
+def _counted(item: Subject) -> BenchRow:
+    """Return a row that says how large a network is."""
+    if item.counts is not None and item.graph is None:
+        counted = item.counts
+        return BenchRow(name=item.name, macs=counted.macs, params=counted.params, not_counted=counted.not_counted)
+    if item.graph is None:
+        return BenchRow(name=item.name)
+    return BenchRow(name=item.name, macs=costs.macs(item.graph), params=costs.params(item.graph))
 
 
 def _strange(item: Subject, model: TableModel) -> tuple[str, ...]:
@@ -222,22 +280,27 @@ def _strange(item: Subject, model: TableModel) -> tuple[str, ...]:
     return (*wrong, *(item.walk.uncovered if item.graph is None else ()))
 
 
-def _layer_rows(nodes: Sequence[Node], layers_ms: NDArray[np.float64], model: TableModel) -> Iterator[LayerRow]:
-    known = [index for index, value in enumerate(layers_ms) if not np.isnan(value)]
-    margins = dict(zip(known, model.layer_margins([nodes[index].spec for index in known]), strict=True))
-    for index, node in enumerate(nodes):
-        value_ms, margin = float(layers_ms[index]), margins.get(index)
-        if index not in margins:
-            yield LayerRow(name=node.name, spec=node.spec)
+def _layer_rows(item: Subject, found: Composition, model: TableModel) -> Iterator[LayerRow]:
+    measured = [node.spec for node, part in zip(item.nodes, found.layers, strict=True) if part.source == MEASURED]
+    margins = iter(model.layer_margins(measured))
+    specs: list[LayerSpec | OperationSpec] = [node.spec for node in item.nodes]
+    specs += [each.spec for each in item.operations]
+    for spec, part in zip(specs, found.parts, strict=True):
+        row = LayerRow(name=part.name, spec=spec, source=part.source)
+        margin = next(margins) if part.source == MEASURED else part.margin
+        if part.source == MISSING:
+            yield row
         elif margin is None:
-            yield LayerRow(name=node.name, spec=node.spec, predicted_ms=value_ms)
+            yield replace(row, predicted_ms=part.time_ms)
         else:
-            lower_ms, upper_ms = value_ms * max(0.0, 1 - margin), value_ms * (1 + margin)
-            yield LayerRow(name=node.name, spec=node.spec, predicted_ms=value_ms, lower_ms=lower_ms, upper_ms=upper_ms)
+            lower_ms, upper_ms = part.time_ms * max(0.0, 1 - margin), part.time_ms * (1 + margin)
+            yield replace(row, predicted_ms=part.time_ms, lower_ms=lower_ms, upper_ms=upper_ms)
 
 
-def _told(spec: LayerSpec) -> str:
+def _told(spec: LayerSpec | OperationSpec) -> str:
     """Return a layer in a few words, such as ``conv3x3/2 16->32 at 56x56 relu``."""
+    if isinstance(spec, OperationSpec):
+        return f"{spec.kind} of {spec.read_values} to {spec.written_values} values"
     window = f"{spec.kernel}x{spec.kernel}" if spec.op in ("conv", "max_pool", "avg_pool") else ""
     stride = f"/{spec.stride}" if spec.stride > 1 else ""
     groups = f" in {spec.groups} groups" if spec.groups > 1 else ""
@@ -256,6 +319,7 @@ def bench(
     seconds_per_network: float = SECONDS_PER_NETWORK,
     predict_only: bool = False,
     layers: bool = False,
+    strict: bool = False,
     inputs: InputRequest = NOTHING_SAID,
     on_tick: Callable[[Tick], None] = lambda tick: None,
 ) -> list[BenchRow]:
@@ -269,6 +333,7 @@ def bench(
         seconds_per_network: measuring time.
         predict_only: leave the measuring out.
         layers: predict each layer too, with an interval of its own.
+        strict: give no prediction that rests on extrapolation, be it a small part of it.
         inputs: shapes or values of the inputs of ONNX files.
         on_tick: told after each unit.
 
@@ -288,9 +353,9 @@ def bench(
     if predict_only and model is None:
         raise ConfigError("nothing to predict with", where="--table", hint="name a latency table")
     rows = (
-        predict(subjects, model, layers=layers)
+        predict(subjects, model, layers=layers, strict=strict)
         if model is not None
-        else [BenchRow(name=item.name) for item in subjects]
+        else [_counted(item) for item in subjects]
     )
     if predict_only:
         if all(row.predicted_ms is None for row in rows):
