@@ -12,7 +12,21 @@ ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsig
 # Operations outside the block families, each timed by a law of its own; see `OperationSpec`.
 KINDS = (
     *("batch_norm", "group_norm", "instance_norm", "layer_norm"),
-    *("abs", "clip", "elu", "erf", "exp", "gelu", "hardsigmoid", "hardswish", "leaky_relu", "log", "mish", "neg", "pow"),
+    *(
+        "abs",
+        "clip",
+        "elu",
+        "erf",
+        "exp",
+        "gelu",
+        "hardsigmoid",
+        "hardswish",
+        "leaky_relu",
+        "log",
+        "mish",
+        "neg",
+        "pow",
+    ),
     *("prelu", "reciprocal", "relu", "sigmoid", "silu", "softplus", "sqrt", "tanh", "other_unary"),
     *("add", "sub", "mul", "div", "other_binary"),  # two tensors of one shape
     *("add_broadcast", "sub_broadcast", "mul_broadcast", "div_broadcast", "other_binary_broadcast"),
@@ -165,6 +179,19 @@ class OperationSpec:
     def moved_values(self) -> int:
         """Return the values read and written, weights left out."""
         return self.read_values + self.written_values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperationNode:
+    """One operation outside the block families at its place in a network that is timed.
+
+    Args:
+        name: of the operation and of its first output tensor; of a change of layout, ``<reader>.reorder``.
+        spec: the operation and its amounts.
+    """
+
+    name: str
+    spec: OperationSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

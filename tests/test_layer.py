@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.layer import OperationSpec, ACTIVATIONS, IMAGE, OPERATIONS, Graph, LayerSpec, Node, out_pixels
+from deepmad_hw.layer import ACTIVATIONS, IMAGE, OPERATIONS, Graph, LayerSpec, Node, OperationSpec, out_pixels
 
 
 def conv(**changes):
