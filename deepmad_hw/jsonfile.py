@@ -229,13 +229,14 @@ def _items(text: str, at: int) -> Iterator[tuple[str | int, int]]:
             at = _after_space(text, at + 1)
 
 
-def versioned(data: object, at: Place, *, schema: int) -> Json:
-    """Return an object's fields without its schema version, which must be the one that is read.
+def versioned(data: object, at: Place, *, schema: int, oldest: int | None = None) -> Json:
+    """Return an object's fields without its schema version, which must be one that is read.
 
     Args:
         data: the object.
         at: where it stands.
-        schema: the version this program reads.
+        schema: the newest version this program reads.
+        oldest: the oldest one; None where that is the newest one.
 
     Raises:
         InputFileError: no object, no version, or another version.
@@ -250,7 +251,7 @@ def versioned(data: object, at: Place, *, schema: int) -> Json:
         raise at.key("schema").error(
             f"{version} is too new, this program reads {schema}", hint="use a newer deepmad-hw"
         )
-    if version < schema:
+    if version < (schema if oldest is None else oldest):
         raise at.key("schema").error(f"{version} is too old, this program reads {schema}", hint="make the file anew")
     return fields
 

@@ -182,6 +182,19 @@ class OperationSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OperationNode:
+    """One operation outside the block families at its place in a network that is timed.
+
+    Args:
+        name: of the operation and of its first output tensor; of a change of layout, ``<reader>.reorder``.
+        spec: the operation and its amounts.
+    """
+
+    name: str
+    spec: OperationSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
     """One layer at its place in a network, in training form.
 

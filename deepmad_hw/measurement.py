@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.layer import LayerSpec, OperationSpec
 
 PRECISIONS = ("fp32", "fp16", "int8")
 STATUSES = ("ok", "noisy", "throttled", "oom", "timeout", "unsupported", "error")
@@ -86,8 +86,26 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     return ordered[low], ordered[high]
 
 
+class _Timed:
+    """What raw samples tell of every sort of measurement."""
+
+    __slots__ = ()
+    samples_us: tuple[float, ...]
+
+    @property
+    def median_us(self) -> float:
+        """Return the median in microseconds."""
+        return statistics.median(self.samples_us)
+
+    @property
+    def relative_error(self) -> float:
+        """Return half the median's 95 % confidence interval over the median."""
+        low, high = median_interval(self.samples_us)
+        return (high - low) / 2 / self.median_us
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LayerMeasurement:
+class LayerMeasurement(_Timed):
     """What one layer took inside networks.
 
     Args:
@@ -104,20 +122,28 @@ class LayerMeasurement:
         """Refuse times that are no times."""
         _require_samples(self.samples_us, self.status, str(self.spec))
 
-    @property
-    def median_us(self) -> float:
-        """Return the median in microseconds."""
-        return statistics.median(self.samples_us)
 
-    @property
-    def relative_error(self) -> float:
-        """Return half the median's 95 % confidence interval over the median."""
-        low, high = median_interval(self.samples_us)
-        return (high - low) / 2 / self.median_us
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperationMeasurement(_Timed):
+    """What one operation outside the block families took inside networks.
+
+    Args:
+        spec: the operation.
+        samples_us: drift-corrected times in microseconds, empty unless the status is ``ok`` or ``noisy``.
+        status: one of `STATUSES`.
+    """
+
+    spec: OperationSpec
+    samples_us: tuple[float, ...]
+    status: str = "ok"
+
+    def __post_init__(self) -> None:
+        """Refuse times that are no times."""
+        _require_samples(self.samples_us, self.status, str(self.spec))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NetworkMeasurement:
+class NetworkMeasurement(_Timed):
     """What a whole network took, unprofiled.
 
     Args:
@@ -133,17 +159,6 @@ class NetworkMeasurement:
     def __post_init__(self) -> None:
         """Refuse times that are no times."""
         _require_samples(self.samples_us, self.status, self.name)
-
-    @property
-    def median_us(self) -> float:
-        """Return the median in microseconds."""
-        return statistics.median(self.samples_us)
-
-    @property
-    def relative_error(self) -> float:
-        """Return half the median's 95 % confidence interval over the median."""
-        low, high = median_interval(self.samples_us)
-        return (high - low) / 2 / self.median_us
 
     def percentile_us(self, percent: float) -> float:
         """Return a percentile in microseconds: the smallest sample with at least `percent` % at or below it.

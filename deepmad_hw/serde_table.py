@@ -2,6 +2,7 @@
 
 Schema history (`SCHEMA`):
     1: first version.
+    2: the sidecar may hold operations outside the block families; a file of schema 1 is one without them.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ from deepmad_hw.jsonfile import (
     write_json,
 )
 from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import STATUSES, Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.measurement import (
+    STATUSES,
+    Environment,
+    LayerMeasurement,
+    NetworkMeasurement,
+    OperationMeasurement,
+)
 from deepmad_hw.serde import architecture_from_json, architecture_to_json
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 
-SCHEMA = 1
+SCHEMA, OLDEST_SCHEMA = 2, 1
 MEDIAN_TOLERANCE = 0.01
 LARGEST_TABLE_BYTES = 64 * 2**20  # a profile of ten minutes writes one
 
@@ -49,8 +56,10 @@ _SIDECAR_KEYS = (
     "canary_us",
     "notes",
     "calibration",
-    "fused_activations",  # left out where none is
+    "fused_activations",
+    "operations",
 )
+_LEFT_OUT_WHERE_NONE = ("fused_activations", "operations")
 
 
 def sidecar_path(path: Path) -> Path:
@@ -98,8 +107,16 @@ def write_table(path: Path, table: LatencyTable) -> None:
     }
     if table.fused_activations:
         sidecar["fused_activations"] = list(table.fused_activations)
+    if table.operations:
+        sidecar["operations"] = [_operation_to_json(row) for row in sorted(table.operations, key=lambda row: row.spec)]
     write_atomically(path, data)
     write_json(sidecar_path(path), sidecar)
+
+
+def _operation_to_json(row: OperationMeasurement) -> Json:
+    """Return an operation's measurement, amounts that are 0 left out; samples are one text, as in the CSV."""
+    spec = {name: value for name, value in plain(row.spec).items() if value != 0}
+    return {"spec": spec, "status": row.status, "samples_us": " ".join(map(_digits, row.samples_us))}
 
 
 def _csv_row(row: LayerMeasurement) -> list[str]:
@@ -136,8 +153,10 @@ def read_table(path: Path) -> LatencyTable:
         raise InputFileError("the table's sidecar is missing", where=str(side), hint="copy it along with the CSV")
     text = read_text(side)
     at = Place(str(side), text=text)
-    sidecar = versioned(parse_json(text, where=str(side)), at, schema=SCHEMA)
-    require_keys(sidecar, _SIDECAR_KEYS, at, optional=("fused_activations",))
+    data_of_side = parse_json(text, where=str(side))
+    sidecar = versioned(data_of_side, at, schema=SCHEMA, oldest=OLDEST_SCHEMA)
+    known = [key for key in _SIDECAR_KEYS if key != "operations" or data_of_side["schema"] > 1]
+    require_keys(sidecar, known, at, optional=_LEFT_OUT_WHERE_NONE)
     if sidecar["csv_sha256"] != hashlib.sha256(data).hexdigest():
         raise InputFileError(
             f"the rows of {path.name} are not those this sidecar was written for",
@@ -156,6 +175,7 @@ def read_table(path: Path) -> LatencyTable:
             canary_us=typed(float | None, sidecar["canary_us"], at.key("canary_us")),
             notes=typed(tuple[str, ...], sidecar["notes"], at.key("notes")),
             fused_activations=typed(tuple[str, ...], sidecar.get("fused_activations", []), at.key("fused_activations")),
+            operations=_operations(sidecar.get("operations", []), at.key("operations")),
         )
     except InputFileError:
         raise
@@ -240,6 +260,25 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         pass
     raise InputFileError(f"expected a number, got {text[:40]!r}", where=where)
+
+
+def _operations(items: object, at: Place) -> tuple[OperationMeasurement, ...]:
+    return tuple(
+        _operation(item, at.index(position)) for position, item in enumerate(typed(tuple[Any, ...], items, at))
+    )
+
+
+def _operation(item: object, at: Place) -> OperationMeasurement:
+    if not isinstance(item, dict):
+        raise at.error("expected an object")
+    require_keys(item, ("spec", "status", "samples_us"), at)
+    inner = at.key("samples_us")
+    words = typed(str, item["samples_us"], inner).split()
+    try:
+        samples_us = [_number(word, "") for word in words]
+    except InputFileError as error:
+        raise inner.error(error.what) from error
+    return record(OperationMeasurement, {**item, "samples_us": samples_us}, at)
 
 
 def _calibration(item: Json, at: Place) -> CalibrationNetwork:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.layer import ACTIVATIONS, LayerSpec
-from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement, OperationMeasurement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +37,7 @@ class LatencyTable:
         notes: what a reader should know, such as how it was profiled.
         fused_activations: activations that cost this runtime nothing, so that a row with the first of them answers for
             all; empty where each was measured.
+        operations: timed operations outside the block families, which laws are fitted to; no two of one spec.
     """
 
     name: str
@@ -47,9 +48,10 @@ class LatencyTable:
     canary_us: float | None = None
     notes: tuple[str, ...] = ()
     fused_activations: tuple[str, ...] = ()
+    operations: tuple[OperationMeasurement, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse two rows of one layer, unknown activations, and a canary without a time."""
+        """Refuse two rows of one layer or operation, unknown activations, and a canary without a time."""
         number = isinstance(self.canary_us, int | float) and not isinstance(self.canary_us, bool)
         if self.canary_us is not None and not (number and 0 < self.canary_us < float("inf")):
             raise ConfigError(f"expected a canary time above 0 us, got {self.canary_us!r}", where=self.name)
@@ -62,6 +64,8 @@ class LatencyTable:
             if key in seen:
                 raise ConfigError(f"two rows of one layer: {row.spec}", where=self.name)
             seen.add(key)
+        if len({row.spec for row in self.operations}) < len(self.operations):
+            raise ConfigError("two measurements of one operation", where=self.name)
 
     def key(self, spec: LayerSpec) -> LayerSpec:
         """Return the layer whose row answers for a layer.

@@ -64,6 +64,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> None:
     rows: list[object] = [{"environment": asdict(environment)}, {"measured_on": today}]
     rows += [{"canary_us": statistics.median(levels_us)}] if levels_us else []
     rows += [{"layer": asdict(row)} for row in samples.layers(plan, units)]
+    rows += [{"operation": asdict(row)} for row in samples.operations(plan, units)]
     rows += [{"network": asdict(row)} for row in samples.networks(units)]
     write_atomically(options.out, "".join(json.dumps(row) + "\n" for row in rows).encode())
 

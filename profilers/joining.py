@@ -20,7 +20,16 @@ def owner(name: str, position: Mapping[str, int]) -> int | None:
         name: of the operation or of the tensor it makes; what follows a slash is the runtime's.
         position: of every layer, by name.
     """
-    tensor = _MARKS.sub("", name.split("/", 1)[0])
+    tensor = unmarked(name)
     while tensor not in position and "." in tensor:
         tensor = tensor.rpartition(".")[0]
     return position.get(tensor)
+
+
+def unmarked(name: str) -> str:
+    """Return the name of an operation without what runtimes append.
+
+    Args:
+        name: of the operation or of the tensor it makes.
+    """
+    return _MARKS.sub("", name.split("/", 1)[0])

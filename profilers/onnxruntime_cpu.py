@@ -7,12 +7,19 @@ classifier, and pooling of channels that are no multiple of the block. In int8 a
 node plus ``_token_N``; what has no kernel on bytes runs on floats between conversions named after the tensor. Parts of
 an operation that was taken apart (HardSwish) and changes of layout (Transpose) have names of their own; they follow
 what they belong to, only those of the image go before it.
+
+In networks of operations outside the block families, what follows an activation that is merged into a convolution is
+seen from the event: it is a convolution under the activation's name. A batch norm alone runs as a convolution of its
+own, named after its tensor plus ``_bn``. Parts of an operation that was taken apart (GroupNormalization, Mish) are
+called after their operator and a number. A change of layout runs right before the operation that needs it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import re
 import tempfile
 import time
 from collections import defaultdict
@@ -22,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from deepmad_hw.errors import MissingExtraError
-from deepmad_hw.layer import Node
+from deepmad_hw.layer import Node, OperationNode
 from deepmad_hw.measurement import Environment
 from profilers import environment, joining
 from profilers.backend import NodeTimes, Settings
@@ -35,6 +42,9 @@ SPIN_US = 1000
 _EVENT_SUFFIX = "_kernel_time"
 _BLOCKED_SUFFIX = "_nchwc"
 _LAYOUT_CHANGES = ("ReorderInput", "ReorderOutput")
+_NORM_SUFFIX = "_bn"
+_CONVOLUTION_KINDS = ("conv", "depthwise_conv", "grouped_conv", "conv_transpose")
+_PART = re.compile(r"([A-Za-z]+)_\d+")  # of an operation that was taken apart
 
 
 class _OrtSession:
@@ -72,6 +82,8 @@ class _OrtSession:
         with self._folder:
             trace = Path(self._session.end_profiling())
             events = json.loads(trace.read_text(encoding="utf-8"))
+        if self._probe.operations:
+            return operation_times(events, self._probe.operations, batch=self._probe.input_shape[0])
         return node_times(events, self._probe.nodes)
 
 
@@ -139,6 +151,97 @@ def _owner(event: dict[str, Any], position: dict[str, int], plain: list[int], la
 
 def _named_owner(event: dict[str, Any], position: dict[str, int]) -> int | None:
     return joining.owner(event["name"].removesuffix(_EVENT_SUFFIX), position)
+
+
+def operation_times(events: list[dict[str, Any]], operations: tuple[OperationNode, ...], *, batch: int) -> NodeTimes:
+    """Return a profile's times joined to the operations of a probe.
+
+    Every event counts, for what it is named after if that is planned and still is the operation that was planned; else
+    under its own name, of which no row is made.
+
+    Args:
+        events: the trace that ONNX Runtime wrote.
+        operations: what is planned, in execution order.
+        batch: images at once.
+    """
+    runs = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "model_run")
+    kernels = sorted((e for e in events if e.get("cat") == "Node"), key=lambda e: e["ts"])
+    us: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(runs))
+    counts: dict[str, int] = defaultdict(int)
+    owners = _Owners(operations, {_label(event) for event in kernels}, batch)
+    for current, (begin, end) in enumerate(runs):
+        inside = [event for event in kernels if begin <= event["ts"] <= end]
+        for event, name in zip(inside, owners.of(inside), strict=True):
+            us[name][current] += event["dur"]
+            counts[name] += current == 0
+    return NodeTimes(us={name: tuple(values) for name, values in us.items()}, operations=dict(counts))
+
+
+class _Owners:
+    """Finds the planned operations that the events of a run belong to.
+
+    Args:
+        operations: what is planned, in execution order.
+        labels: names of all events, without the runtime's marks.
+        batch: images at once.
+    """
+
+    def __init__(self, operations: tuple[OperationNode, ...], labels: set[str], batch: int) -> None:
+        self._operations, self._batch = operations, batch
+        self._position = {node.name: index for index, node in enumerate(operations)}
+        named = {self._named(label) for label in labels}
+        self._nameless = [
+            index for index, node in enumerate(operations) if index not in named and node.spec.kind != "reorder"
+        ]
+
+    def of(self, events: list[dict[str, Any]]) -> list[str]:
+        found, reader, last = [], "", 0
+        for event in reversed(events):
+            if event["args"]["op_name"] in _LAYOUT_CHANGES:
+                found.append(self._reorder(event, reader))
+            else:
+                reader = _label(event)
+                found.append("")
+        found.reverse()
+        for place, event in enumerate(events):
+            if event["args"]["op_name"] not in _LAYOUT_CHANGES:
+                named = self._named(_label(event))
+                last = last if named is None else named
+                found[place] = self._operation(event, named, last)
+        return found
+
+    def _named(self, label: str) -> int | None:
+        position = joining.owner(label, self._position)
+        if position is None and label.endswith(_NORM_SUFFIX):
+            return self._position.get(label.removesuffix(_NORM_SUFFIX))
+        return position
+
+    def _operation(self, event: dict[str, Any], named: int | None, last: int) -> str:
+        part = _PART.fullmatch(_label(event))
+        if named is None and part and part[1] == event["args"]["op_name"]:
+            named = next((index for index in self._nameless if index >= last), None)
+        if named is None or self._merged(event, self._operations[named]):
+            return str(event["name"])
+        return self._operations[named].name
+
+    def _merged(self, event: dict[str, Any], node: OperationNode) -> bool:
+        """Return whether an event is a convolution that took the planned operation in."""
+        convolution = event["args"]["op_name"].endswith("Conv")
+        own_norm = node.spec.kind == "batch_norm" and _label(event).endswith(_NORM_SUFFIX)
+        return convolution and node.spec.kind not in _CONVOLUTION_KINDS and not own_norm
+
+    def _reorder(self, event: dict[str, Any], reader: str) -> str:
+        position = self._position.get(f"{reader}.reorder")
+        shapes = [shape for each in event["args"].get("input_type_shape", ()) for shape in each.values()]
+        if position is None or not shapes:
+            return str(event["name"])
+        planned = self._operations[position]
+        fits = math.prod(shapes[0]) == planned.spec.read_values * self._batch
+        return planned.name if fits else str(event["name"])
+
+
+def _label(event: dict[str, Any]) -> str:
+    return joining.unmarked(event["name"].removesuffix(_EVENT_SUFFIX))
 
 
 class _OrtBackend:

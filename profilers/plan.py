@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.layer import LayerSpec, Node
+from deepmad_hw.layer import LayerSpec, Node, OperationNode, OperationSpec
 
-SCHEMA = 1
+SCHEMA = 2  # 2: probes may hold operations outside the block families
+OLDEST_SCHEMA = 1
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "weights.bin"  # the values that the tensors of a plan's float32 networks share
 WEIGHT_STEP_BYTES = 64  # from one tensor's begin to the next one's, in each network
@@ -32,6 +33,7 @@ class Probe:
         nodes: its layers, empty for a file that says nothing of them.
         feed: file in the plan's folder with the values of all inputs (``names``, ``array0``, ``array1``, ...); empty
             for one image of random values.
+        operations: what is timed in a network of operations outside the block families, which has no `nodes`.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Probe:
     weight_bytes: int
     nodes: tuple[Node, ...] = ()
     feed: str = ""
+    operations: tuple[OperationNode, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,9 +107,11 @@ def read_plan(folder: Path) -> Plan:
         ) from error
     try:
         data = json.loads(raw)
-        if data["schema"] != SCHEMA:
+        if not OLDEST_SCHEMA <= data["schema"] <= SCHEMA:
             raise InputFileError(
-                f"plan of schema {data['schema']}, this version reads {SCHEMA}", where=str(path), hint="pack it again"
+                f"plan of schema {data['schema']}, this version reads {OLDEST_SCHEMA} to {SCHEMA}",
+                where=str(path),
+                hint="pack it again",
             )
         return Plan(
             folder=folder,
@@ -126,6 +131,9 @@ def _probe(item: dict[str, Any]) -> Probe:
     nodes = tuple(
         Node(name=node["name"], spec=LayerSpec(**node["spec"]), inputs=tuple(node["inputs"])) for node in item["nodes"]
     )
+    operations = tuple(
+        OperationNode(name=node["name"], spec=OperationSpec(**node["spec"])) for node in item.get("operations", ())
+    )
     batch, channels, height, width = item["input_shape"]
     return Probe(
         name=item["name"],
@@ -135,4 +143,5 @@ def _probe(item: dict[str, Any]) -> Probe:
         weight_bytes=item["weight_bytes"],
         nodes=nodes,
         feed=item.get("feed", ""),
+        operations=operations,
     )

@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.layer import LayerSpec, OperationSpec
 from deepmad_hw.measurement import Environment
 from profilers.backend import NodeTimes, Settings
 from profilers.plan import Plan, Probe
@@ -44,6 +44,16 @@ def layer_us(spec: LayerSpec, *, gmacs: float) -> float:
     macs = pixels * spec.group_width * spec.kernel**2 * spec.out_channels if spec.op in ("conv", "linear") else 0
     values = spec.in_channels * spec.height * spec.width + spec.out_channels * pixels * (1 + spec.residual)
     return 1.0 + macs / (gmacs * 1e3) + values * 4 / 4e3
+
+
+def operation_us(spec: OperationSpec, *, gmacs: float) -> float:
+    """Return the scripted time of an operation: multiply-adds at a speed, values and weights at 4 GB/s, a microsecond.
+
+    Args:
+        spec: the operation.
+        gmacs: speed in billions of multiply-adds per second.
+    """
+    return 1.0 + spec.macs / (gmacs * 1e3) + (spec.moved_values + spec.weight_values) * 4 / 4e3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +97,7 @@ class _ReplaySession:
         self._backend, self._probe, self._profiled = backend, probe, profiled
         gmacs = float(script.get("gmacs", "20"))
         self._node_us = {node.name: layer_us(node.spec, gmacs=gmacs) for node in probe.nodes}
+        self._node_us |= {node.name: operation_us(node.spec, gmacs=gmacs) for node in probe.operations}
         self._drift, self._noise = float(script.get("drift", "0")), float(script.get("noise", "0"))
         self._cold, self._idle = float(script.get("cold", "1")), float(script.get("idle", "1"))
         own = "slow_canary" if probe == plan.canary else "slow_probes"

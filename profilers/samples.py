@@ -6,13 +6,15 @@ import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
-from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement
+from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement, OperationMeasurement
 from profilers.journal import Unit
-from profilers.plan import LAYERS, Plan
+from profilers.plan import LAYERS, Plan, Probe
 from profilers.timing import CANARY_RUNS
+
+Spec = TypeVar("Spec", bound=Hashable)
 
 # What a unit may show before it is not trusted.
 MAX_STOLEN = 0.03  # share of processor time lost to a hypervisor
@@ -185,29 +187,49 @@ def layers(plan: Plan, units: Iterable[Unit]) -> list[LayerMeasurement]:
         plan: names the layers.
         units: units of its journal.
     """
-    specs = {
-        probe.name: {node.name: node.spec for node in probe.nodes} for probe in plan.probes if probe.kind == LAYERS
-    }
+    rows = _rows(plan, units, lambda probe: {node.name: node.spec for node in probe.nodes})
+    return [LayerMeasurement(spec=spec, samples_us=times, status=status) for spec, times, status in rows]
+
+
+def operations(plan: Plan, units: Iterable[Unit]) -> list[OperationMeasurement]:
+    """Return what every operation outside the block families takes inside a network, found as `layers` are.
+
+    Args:
+        plan: names the operations.
+        units: units of its journal.
+    """
+    rows = _rows(plan, units, lambda probe: {node.name: node.spec for node in probe.operations})
+    return [OperationMeasurement(spec=spec, samples_us=times, status=status) for spec, times, status in rows]
+
+
+def _rows(
+    plan: Plan, units: Iterable[Unit], specs_of: Callable[[Probe], Mapping[str, Spec]]
+) -> list[tuple[Spec, tuple[float, ...], str]]:
+    """Return samples and status of everything that a plan names; what a runtime made of nothing named has no row."""
+    specs = {probe.name: specs_of(probe) for probe in plan.probes if probe.kind == LAYERS}
     units = list(units)
     everything, bad = trusted(units), contaminated(units)
     factors = drift_factors(everything)  # as in `networks`, so that layers and networks have one usual speed
     kept = [unit for unit in everything if unit.probe in specs]
     added_us = profiler_us(kept, factors)
-    samples: dict[LayerSpec, list[float]] = defaultdict(list)
-    calm: set[LayerSpec] = set()
+    samples: dict[Spec, list[float]] = defaultdict(list)
+    calm: set[Spec] = set()
     for unit in kept:
         drift = factors[unit.probe, unit.round]
         for name, values in unprofiled_us(unit, added_us * drift).items():
+            if name not in specs[unit.probe]:
+                continue
             spec = specs[unit.probe][name]
             samples[spec] += [value / drift for value in values if value > 0]
             if (unit.probe, unit.round) not in bad:
                 calm.add(spec)
-    rows = [
-        LayerMeasurement(spec=spec, samples_us=tuple(values), status="ok" if spec in calm else "noisy")
-        for spec, values in samples.items()
-        if values
-    ]
-    return rows + _failed(plan, units, {row.spec for row in rows})
+    rows = [(spec, tuple(values), "ok" if spec in calm else "noisy") for spec, values in samples.items() if values]
+    failures = {unit.probe: unit.status for unit in units if unit.status != "ok"}
+    known = {spec for spec, _, _ in rows}
+    failed = {
+        spec: failures[name] for name in specs if name in failures for spec in specs[name].values() if spec not in known
+    }
+    return rows + [(spec, (), status) for spec, status in failed.items()]
 
 
 def profiler_us(units: Iterable[Unit], factors: Mapping[tuple[str, int], float]) -> float:
@@ -254,15 +276,3 @@ def _operations(unit: Unit) -> dict[str, int]:
 def _total_us(nodes_us: Mapping[str, Sequence[float]]) -> float:
     runs: list[float] = [sum(run) for run in zip(*nodes_us.values(), strict=True)]
     return statistics.median(runs)
-
-
-def _failed(plan: Plan, units: list[Unit], known: set[LayerSpec]) -> list[LayerMeasurement]:
-    status: Mapping[str, str] = {unit.probe: unit.status for unit in units if unit.status != "ok"}
-    specs = {
-        node.spec: status[probe.name]
-        for probe in plan.probes
-        if probe.name in status and probe.kind == LAYERS
-        for node in probe.nodes
-        if node.spec not in known
-    }
-    return [LayerMeasurement(spec=spec, samples_us=(), status=word) for spec, word in specs.items()]

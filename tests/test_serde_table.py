@@ -14,8 +14,14 @@ from odd_numbers import ODD_NUMBERS, numbers_in, put
 
 from deepmad_hw.architecture import Architecture, Head, Stage, Stem
 from deepmad_hw.errors import ConfigError, DeepmadError, InputFileError, StorageError
-from deepmad_hw.layer import ACTIVATIONS, LayerSpec
-from deepmad_hw.measurement import PRECISIONS, Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.layer import ACTIVATIONS, KINDS, VALUE_TYPES, LayerSpec, OperationSpec
+from deepmad_hw.measurement import (
+    PRECISIONS,
+    Environment,
+    LayerMeasurement,
+    NetworkMeasurement,
+    OperationMeasurement,
+)
 from deepmad_hw.serde_table import COLUMNS, read_table, sidecar_path, write_table
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 
@@ -42,6 +48,9 @@ def spec(index=0, **fields):
     return LayerSpec(**{"op": "conv", "in_channels": 8, "out_channels": 8 + index, "height": 16, "width": 16, **fields})
 
 
+CONCAT = OperationSpec(kind="concat", read_values=100, written_values=100)
+
+
 def table(**fields):
     rows = (
         LayerMeasurement(spec=spec(1), samples_us=(10.5, 12.25, 11.0)),
@@ -52,7 +61,17 @@ def table(**fields):
     network = CalibrationNetwork(
         architecture=ARCHITECTURE, measurement=NetworkMeasurement(name="network000", samples_us=(900.0, 901.5))
     )
-    default = {"rows": rows, "calibration": (network,), "canary_us": 4452.794, "notes": ("profiled for mbconv_se",)}
+    operations = (
+        OperationMeasurement(spec=CONCAT, samples_us=(31.0, 32.5)),
+        OperationMeasurement(spec=replace(CONCAT, kind="softmax", macs=7), samples_us=(), status="oom"),
+    )
+    default = {
+        "rows": rows,
+        "operations": operations,
+        "calibration": (network,),
+        "canary_us": 4452.794,
+        "notes": ("profiled for mbconv_se",),
+    }
     return LatencyTable(**{"name": "mine", "environment": ENVIRONMENT, **default, **fields})
 
 
@@ -64,14 +83,30 @@ def written(tmp_path):
 
 
 def test_a_table_comes_back_in_the_order_of_its_layers(written):
-    read = read_table(written)
-    assert read == replace(table(), rows=tuple(sorted(table().rows, key=lambda row: row.spec)))
+    assert read_table(written) == as_read(table())
 
 
 def test_a_table_read_and_written_again_has_the_same_bytes(written, tmp_path):
     write_table(tmp_path / "again.csv", read_table(written))
     assert (tmp_path / "again.csv").read_bytes() == written.read_bytes()
     assert (tmp_path / "again.json").read_bytes() == sidecar_path(written).read_bytes()
+
+
+def test_a_table_of_the_first_schema_is_one_without_other_operations(tmp_path):
+    path = tmp_path / "old.csv"
+    write_table(path, table(operations=()))
+    side = json.loads(sidecar_path(path).read_text())
+    assert "operations" not in side
+    sidecar_path(path).write_text(json.dumps({**side, "schema": 1}))
+    assert read_table(path).operations == ()
+    assert len(read_table(path).rows) == 4
+
+
+def test_operations_are_readable_beside_the_csv(written):
+    first, second = json.loads(sidecar_path(written).read_text())["operations"]
+    spec = {"kind": "concat", "value_type": "fp32", "read_values": 100, "written_values": 100}
+    assert first == {"spec": spec, "status": "ok", "samples_us": "31 32.5"}
+    assert (second["spec"]["macs"], second["status"], second["samples_us"]) == (7, "oom", "")
 
 
 times = st.floats(1e-3, 1e9)
@@ -99,6 +134,20 @@ failed = st.builds(
 )
 
 
+amounts = st.integers(0, 10**12)
+other_operations = st.builds(
+    OperationMeasurement,
+    spec=st.builds(
+        OperationSpec,
+        kind=st.sampled_from(KINDS),
+        value_type=st.sampled_from(VALUE_TYPES),
+        read_values=st.integers(1, 10**12),
+        written_values=st.integers(1, 10**12),
+        macs=amounts,
+        weight_values=amounts,
+    ),
+    samples_us=st.lists(times, min_size=1, max_size=6).map(tuple),
+)
 names = st.text(min_size=1, max_size=9)
 counts = st.integers(1, 999)
 environments = st.builds(
@@ -131,6 +180,7 @@ tables = st.builds(
     canary_us=st.none() | times,
     notes=st.lists(names, max_size=2).map(tuple),
     fused_activations=st.sampled_from([(), ("relu", "none"), ("none", "relu", "silu")]),
+    operations=st.lists(other_operations, max_size=3, unique_by=lambda row: row.spec).map(tuple),
 )
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -143,7 +193,8 @@ def as_read(table):
     """Return a table as its files hold it: in the order of its layers, times to five digits."""
     networks = [replace(each, measurement=to_five_digits(each.measurement)) for each in table.calibration]
     rows = sorted(map(to_five_digits, table.rows), key=lambda row: row.spec)
-    return replace(table, rows=tuple(rows), calibration=tuple(networks))
+    operations = sorted(map(to_five_digits, table.operations), key=lambda row: row.spec)
+    return replace(table, rows=tuple(rows), calibration=tuple(networks), operations=tuple(operations))
 
 
 @given(table=tables)
@@ -340,7 +391,7 @@ def test_a_huge_file_is_not_read(written, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda side: side.update(schema=2), "schema: 2 is too new"),
+        (lambda side: side.update(schema=3), "schema: 3 is too new"),
         (lambda side: side.update(schema=0), "schema: 0 is too old"),
         (lambda side: side.pop("environment"), "environment: missing"),
         (lambda side: side.update(enviroment=1), "enviroment: unknown key; did you mean 'environment'?"),
@@ -357,6 +408,17 @@ def test_a_huge_file_is_not_read(written, monkeypatch):
         (lambda side: side.update(canary_us=-4.0), "expected a canary time above 0 us"),
         (lambda side: side.update(notes=[1]), "notes[0]: expected a text"),
         (lambda side: side.update(name=None), "name: expected a text"),
+        (lambda side: side.update(operations={}), "operations: expected a list"),
+        (lambda side: side.update(operations=[3]), "operations[0]: expected an object"),
+        (lambda side: side["operations"][0].pop("spec"), "operations[0].spec: missing"),
+        (lambda side: side["operations"][0].update(samples_us=[1.0]), "operations[0].samples_us: expected a text"),
+        (lambda side: side["operations"][0].update(samples_us="1_0"), "samples_us: expected a number, got '1_0'"),
+        (lambda side: side["operations"][0].update(samples_us="nan"), "expected a time above 0 us"),
+        (lambda side: side["operations"][0].update(samples_us=""), "status 'ok' with 0 samples"),
+        (lambda side: side["operations"][0]["spec"].update(kind="fft"), "unknown kind of operation 'fft'"),
+        (lambda side: side["operations"][0]["spec"].update(macs=-1), "operations[0].spec.macs: expected a whole"),
+        (lambda side: side["operations"].append(side["operations"][0]), "two measurements of one operation"),
+        (lambda side: side.update(schema=1), "operations: unknown key"),
     ],
 )
 def test_a_damaged_sidecar_is_named_by_its_key(written, change, said):

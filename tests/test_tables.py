@@ -1,10 +1,12 @@
 """The tables that come with the project: they are read, they are possible, and they lie where their name says."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from deepmad_hw.layer import OperationSpec
 from deepmad_hw.serde_table import COLUMNS, SCHEMA, read_table
 from deepmad_hw.workflows.tables import load_model, require_possible
 
@@ -41,3 +43,5 @@ def test_the_schema_lists_the_columns():
     schema = json.loads((ROOM / "schema" / f"table-{SCHEMA}.json").read_text())
     assert schema["schema"] == SCHEMA
     assert tuple(column["name"] for column in schema["columns"]) == COLUMNS
+    amounts = tuple(field.name for field in fields(OperationSpec))
+    assert tuple(item["name"] for item in schema["operations"]) == (*amounts, "status", "samples_us")

@@ -110,6 +110,7 @@ def _show_preview(request: ProfileRequest, *, json: bool) -> None:
         output.answer_json({"schema": 1, **asdict(found)})
         return
     output.answer(
-        f"{found.layers} layer shapes in {found.probes} probe networks, {found.networks} networks to calibrate, "
+        f"{found.layers} layer shapes in {found.probes} probe networks, "
+        f"{found.operations} other operations in {found.operation_probes}, {found.networks} networks to calibrate, "
         f"about {found.minutes:g} min and {found.megabytes:.0f} MB"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ def show(path: TablePath, json: options.Json = False) -> None:
     model = load_model(path)
     found = model.table
     kinds = Counter(row.spec.op for row in found.rows)
+    others = Counter(row.spec.kind for row in found.operations if row.samples_us)
     statuses = Counter(row.status for row in found.rows)
     data = {
         "schema": 1,
@@ -52,6 +54,7 @@ def show(path: TablePath, json: options.Json = False) -> None:
         "odd_rows": [
             {**asdict(row.spec), "median_us": row.median_us, "expected_us": row.expected_us} for row in model.odd_rows
         ],
+        "other_operations": dict(others),
         "calibration_networks": len(found.calibration),
         "margin": model.margin,
         "notes": list(found.notes),
@@ -64,6 +67,7 @@ def show(path: TablePath, json: options.Json = False) -> None:
     rows += [("measured on", found.measured_on or "unknown")]
     rows += [("rows", f"{len(found.rows)}: {_text(kinds)}"), ("statuses", _text(statuses))]
     rows += [("odd rows", _odd(model.odd_rows))]
+    rows += [("other operations", f"{others.total()} of {len(others)} kinds" if others else "none")]
     rows += [("calibration networks", str(len(found.calibration)))]
     rows += [("margin at 90 %", "none" if model.margin is None else f"{model.margin:.1%}")]
     rows += [("note", note) for note in found.notes]
@@ -198,6 +202,7 @@ def diff(
                 "drift": found.drift,
                 "total_drift": found.total_drift,
                 "canary_drift": found.canary_drift,
+                "operations": [asdict(each) for each in found.operations],
                 "rows": [
                     {**asdict(row.spec), "first_us": row.first_us, "second_us": row.second_us, "ratio": row.ratio}
                     for row in found.rows
@@ -215,6 +220,10 @@ def _show_difference(found: TableDifference, rows: tuple[RowDifference, ...]) ->
     told = ", ".join(f"{name} {'unknown' if value is None else f'{value - 1:+.1%}'}" for name, value in drifts)
     output.answer(f"{len(found.rows)} common layers, {found.only_first} only first, {found.only_second} only second")
     output.answer(told)
+    if found.operations:
+        common = sum(each.common for each in found.operations)
+        ratio = statistics.median(each.ratio for each in found.operations)
+        output.answer(f"{common} other operations of {len(found.operations)} kinds: median kind {ratio - 1:+.1%}")
     if rows:
         output.answer("")
         cells = [

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deepmad_hw.costs import FLOAT32_BYTES
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.exporters.onnx_graph import save, to_onnx
+from deepmad_hw.exporters.onnx_graph import TensorSource, save, to_onnx
 from deepmad_hw.exporters.onnx_inputs import packed_values
+from deepmad_hw.exporters.operation_probes import OperationProbe, operation_model, operations, weight_shapes
 from deepmad_hw.exporters.quantize import quantized
 from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.files import write_atomically
 from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
 
-SCHEMA = 1
+SCHEMA = 2
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "weights.bin"
 WEIGHT_STEP_BYTES = 64  # from one tensor's begin to the next one's
@@ -51,6 +53,7 @@ class PackedProbe:
         by_layer: whether its nodes are timed, or only the whole.
         data: an ONNX file's bytes, complete in itself, or None.
         values: of every input of the file, by name.
+        operations: a network of operations outside the block families, in place of a graph.
     """
 
     name: str
@@ -58,11 +61,19 @@ class PackedProbe:
     by_layer: bool = False
     data: bytes | None = None
     values: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    operations: OperationProbe | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """Return the layers of the graph, none where only a file is known."""
         return self.graph.nodes if self.graph is not None else ()
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Return the values of every tensor of weights, biases left out."""
+        if self.operations is not None:
+            return tuple(math.prod(shape) for shape in weight_shapes(self.operations))
+        return tuple(_values(node.spec) for node in self.nodes)
 
 
 def canary() -> Graph:
@@ -147,10 +158,16 @@ class _Float32Weights:
     value_bytes = FLOAT32_BYTES
 
     def __init__(self, packed: Sequence[PackedProbe]) -> None:
-        tensors = 2 * max(len(probe.nodes) for probe in packed)
+        tensors = 2 * max(len(probe.weights) for probe in packed)
         self.data = _random(packed, WEIGHT_DEVIATION, extra=tensors * WEIGHT_STEP_BYTES // FLOAT32_BYTES).tobytes()
 
     def model(self, graph: Graph, *, batch: int) -> Any:
+        return to_onnx(graph, self._source(), batch=batch)
+
+    def operation_model(self, probe: OperationProbe, *, batch: int) -> Any:
+        return operation_model(probe, self._source(), batch=batch)
+
+    def _source(self) -> TensorSource:
         offsets = itertools.count(0, WEIGHT_STEP_BYTES)
 
         def tensor(name: str, shape: Shape) -> Any:
@@ -158,7 +175,7 @@ class _Float32Weights:
             _lay_out(found, offset=next(offsets))
             return found
 
-        return to_onnx(graph, tensor, batch=batch)
+        return tensor
 
 
 class _Int8Weights:
@@ -190,6 +207,9 @@ class _Int8Weights:
                 self._share(node, *(constants[name] for name in node.input))
         return model
 
+    def operation_model(self, probe: OperationProbe, *, batch: int) -> Any:
+        raise ConfigError("operations outside the block families are timed in fp32 only", where=probe.name)
+
     def _inline(self, name: str, shape: Shape) -> Any:
         return numpy_helper.from_array(self._float32[: int(np.prod(shape))].reshape(shape), name)
 
@@ -207,13 +227,13 @@ _BYTES = {TensorProto.INT8: 1, TensorProto.FLOAT: FLOAT32_BYTES, TensorProto.INT
 
 
 def _random(packed: Sequence[PackedProbe], deviation: float, *, extra: int = 0) -> Any:
-    largest = max(_values(node.spec) for probe in packed for node in probe.nodes)
+    largest = max(values for probe in packed for values in probe.weights)
     return np.random.default_rng(0).normal(0.0, deviation, largest + extra).astype(np.float32)
 
 
 def _pack(folder: Path, probe: PackedProbe, batch: int, weights: _Float32Weights | _Int8Weights) -> dict[str, Any]:
     file, feed, shape = f"{probe.name}.onnx", "", (0, 0, 0)
-    weight_bytes = weights.value_bytes * sum(map(_values, _specs(probe)))
+    weight_bytes = weights.value_bytes * sum(probe.weights)
     if probe.graph is not None:
         shape = (probe.graph.in_channels, probe.graph.height, probe.graph.width)
     if probe.data is not None:
@@ -222,6 +242,13 @@ def _pack(folder: Path, probe: PackedProbe, batch: int, weights: _Float32Weights
         write_atomically(folder / feed, packed_values(probe.values))
     elif probe.graph is not None:
         save(weights.model(probe.graph, batch=batch), folder / file)
+    timed: dict[str, Any] = {
+        "nodes": [{"name": node.name, "spec": asdict(node.spec), "inputs": list(node.inputs)} for node in probe.nodes]
+    }
+    if probe.operations is not None:
+        shape = probe.operations.input_shape
+        save(weights.operation_model(probe.operations, batch=batch), folder / file)
+        timed["operations"] = [{"name": node.name, "spec": asdict(node.spec)} for node in operations(probe.operations)]
     return {
         "name": probe.name,
         "file": file,
@@ -229,12 +256,8 @@ def _pack(folder: Path, probe: PackedProbe, batch: int, weights: _Float32Weights
         "kind": "layers" if probe.by_layer else "network",
         "input_shape": [batch, *shape],
         "weight_bytes": weight_bytes,
-        "nodes": [{"name": node.name, "spec": asdict(node.spec), "inputs": list(node.inputs)} for node in probe.nodes],
+        **timed,
     }
-
-
-def _specs(probe: PackedProbe) -> Iterator[LayerSpec]:
-    return (node.spec for node in probe.nodes)
 
 
 def _values(spec: LayerSpec) -> int:

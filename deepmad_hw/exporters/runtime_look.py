@@ -82,9 +82,15 @@ def look(data: bytes, values: Mapping[str, NDArray[Any]]) -> tuple[LookedAt, ...
 
 
 def _looked_at(item: dict[str, Any]) -> LookedAt:
-    said = {name: tuple(value) if isinstance(value, list) else value for name, value in item["operation"].items()}
+    said: dict[str, Any] = item["operation"]
+    lists: dict[str, Any] = {name: tuple(value) for name, value in said.items() if isinstance(value, list)}
     shapes = {name: tuple(map(tuple, item[name])) for name in ("reads", "constants", "writes")}
-    return LookedAt(operation=RuntimeOperation(**said), value_type=item["value_type"], mode=item["mode"], **shapes)
+    return LookedAt(
+        operation=RuntimeOperation(**{**said, **lists}),
+        value_type=item["value_type"],
+        mode=item["mode"],
+        **shapes,
+    )
 
 
 def main() -> None:

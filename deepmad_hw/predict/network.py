@@ -14,6 +14,7 @@ from deepmad_hw.layer import LayerSpec
 from deepmad_hw.predict.interpolate import Interpolator
 from deepmad_hw.predict.intervals import CONFIDENCE, conformal_margin, grouped_margins
 from deepmad_hw.predict.odd import OddRow
+from deepmad_hw.predict.operations import OperationLaws
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 
 # A measured row is taken as it is if its median is this sure; else the rows around it know better.
@@ -79,6 +80,11 @@ class TableModel:
     def margin(self) -> float | None:
         """Return m of ``upper = predicted * (1 + m)`` at the confidence, or None with too few calibration networks."""
         return conformal_margin(self.calibration_errors, confidence=self.confidence)
+
+    @cached_property
+    def operations(self) -> OperationLaws:
+        """Return the laws of operations outside the block families, scaled like the layers."""
+        return OperationLaws(self.table.operations, batch=self.batch, gain=self._gain, confidence=self.confidence)
 
     def covers(self, specs: Sequence[LayerSpec]) -> NDArray[np.bool_]:
         """Return for each layer whether it was measured or lies between measured rows.

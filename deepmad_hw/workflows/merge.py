@@ -6,13 +6,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import LayerMeasurement
+from deepmad_hw.layer import LayerSpec, OperationSpec
+from deepmad_hw.measurement import LayerMeasurement, OperationMeasurement
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 from deepmad_hw.workflows.tables import MAX_CANARY_DRIFT
+
+Row = TypeVar("Row", LayerMeasurement, OperationMeasurement)
 
 
 def merge(tables: Sequence[tuple[Path, LatencyTable]], *, name: str) -> LatencyTable:
@@ -36,6 +39,7 @@ def merge(tables: Sequence[tuple[Path, LatencyTable]], *, name: str) -> LatencyT
         first,
         name=name,
         rows=_merged_rows([row for table in scaled for row in table.rows]),
+        operations=_merged_rows([row for table in scaled for row in table.operations]),
         calibration=_merged_networks([network for table in scaled for network in table.calibration]),
         measured_on=max((table.measured_on for _, table in tables if table.measured_on), default=None),
         notes=(
@@ -69,7 +73,8 @@ def _at_speed_of(first: LatencyTable, table: LatencyTable) -> LatencyTable:
     factor = first.canary_us / table.canary_us
     return replace(
         table,
-        rows=tuple(replace(row, samples_us=tuple(t * factor for t in row.samples_us)) for row in table.rows),
+        rows=_scaled(table.rows, factor),
+        operations=_scaled(table.operations, factor),
         calibration=tuple(
             replace(
                 network,
@@ -82,14 +87,18 @@ def _at_speed_of(first: LatencyTable, table: LatencyTable) -> LatencyTable:
     )
 
 
-def _merged_rows(rows: Sequence[LayerMeasurement]) -> tuple[LayerMeasurement, ...]:
-    found: dict[LayerSpec, list[LayerMeasurement]] = {}
+def _scaled(rows: Sequence[Row], factor: float) -> tuple[Row, ...]:
+    return tuple(replace(row, samples_us=tuple(time_us * factor for time_us in row.samples_us)) for row in rows)
+
+
+def _merged_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
+    found: dict[LayerSpec | OperationSpec, list[Row]] = {}
     for row in rows:
         found.setdefault(row.spec, []).append(row)
     return tuple(_merged_row(same) for same in found.values())
 
 
-def _merged_row(rows: Sequence[LayerMeasurement]) -> LayerMeasurement:
+def _merged_row(rows: Sequence[Row]) -> Row:
     best = next((status for status in ("ok", "noisy") if any(row.status == status for row in rows)), rows[0].status)
     kept = [row for row in rows if row.status == best]
     return replace(kept[0], samples_us=tuple(sample for row in kept for sample in row.samples_us))
@@ -132,12 +141,28 @@ class RowDifference:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OperationDifference:
+    """One kind of operation outside the block families that two tables have measured.
+
+    Args:
+        kind: of operation.
+        common: operations of this kind that both hold.
+        ratio: median over these of the second time over the first.
+    """
+
+    kind: str
+    common: int
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TableDifference:
     """One table beside another.
 
     Args:
         environment: fields that differ, as ``field: this != that``.
         rows: layers that both have measured, those that differ most first.
+        operations: kinds of other operations that both have measured, by name.
         only_first: layers that only the first one has measured.
         only_second: layers that only the second one has measured.
         drift: median ratio of the second to the first time, None without common rows.
@@ -147,6 +172,7 @@ class TableDifference:
 
     environment: tuple[str, ...]
     rows: tuple[RowDifference, ...]
+    operations: tuple[OperationDifference, ...]
     only_first: int
     only_second: int
     drift: float | None
@@ -167,9 +193,22 @@ def difference(first: LatencyTable, second: LatencyTable) -> TableDifference:
     return TableDifference(
         environment=first.environment.differences(second.environment),
         rows=tuple(rows),
+        operations=_operation_differences(first, second),
         only_first=len(one) - len(rows),
         only_second=len(other) - len(rows),
         drift=statistics.median(row.ratio for row in rows) if rows else None,
         total_drift=sum(row.second_us for row in rows) / sum(row.first_us for row in rows) if rows else None,
         canary_drift=second.canary_us / first.canary_us if first.canary_us and second.canary_us else None,
+    )
+
+
+def _operation_differences(first: LatencyTable, second: LatencyTable) -> tuple[OperationDifference, ...]:
+    one, other = ({row.spec: row.median_us for row in table.operations if row.samples_us} for table in (first, second))
+    ratios: dict[str, list[float]] = {}
+    for spec in one:
+        if spec in other:
+            ratios.setdefault(spec.kind, []).append(other[spec] / one[spec])
+    return tuple(
+        OperationDifference(kind=kind, common=len(found), ratio=statistics.median(found))
+        for kind, found in sorted(ratios.items())
     )

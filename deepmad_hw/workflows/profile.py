@@ -18,6 +18,8 @@ from deepmad_hw import costs, reference, sampling
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, DeviceLostError, TooNoisyError
 from deepmad_hw.expand import expand
+from deepmad_hw.exporters import operation_probes
+from deepmad_hw.exporters.operation_probes import OperationProbe
 from deepmad_hw.exporters.probes import PackedProbe, require_precision, write_plan
 from deepmad_hw.jsonfile import write_json
 from deepmad_hw.layer import Graph
@@ -50,6 +52,10 @@ LARGEST_PROBE_MACS = 6e9
 NOMINAL_MACS_PER_S = 40e9
 NOMINAL_UNIT_S = 0.7
 CALIBRATION_SHARE = 0.25
+OPERATION_SHARE = 0.12  # of the measuring time, for operations outside the block families
+# Fewer say too little to fit laws; the two minutes of a quickstart are kept for what designs are made of.
+MIN_OPERATION_PROBES, MAX_OPERATION_PROBES = 4, 30
+NOMINAL_VALUES_PER_S = 1.6e9  # of operations that move values
 MIN_PROBES_PER_SPACE = 6
 CALIBRATION_NETWORKS = (12, 80)  # at least, at most; the more, the surer the margin
 CALIBRATION_RHO = (0.2, 0.6)
@@ -131,6 +137,8 @@ class Preview:
         probes: networks timed layer by layer.
         networks: networks timed as a whole.
         layers: distinct layer shapes among the probes.
+        operation_probes: networks of operations outside the block families.
+        operations: distinct ones of these.
         minutes: measuring time; more than was asked for where the least that is needed takes longer.
         megabytes: of the packed plan, about.
     """
@@ -138,6 +146,8 @@ class Preview:
     probes: int
     networks: int
     layers: int
+    operation_probes: int
+    operations: int
     minutes: float
     megabytes: float
 
@@ -152,7 +162,7 @@ def choose(request: ProfileRequest) -> list[Chosen]:
         ConfigError: a space leaves nothing to draw.
     """
     random = np.random.default_rng(request.seed)
-    seconds = request.minutes * 60 / Effort(budget_s=0).min_rounds
+    seconds = _round_s(request) - sum(_operations_s(probe, request.batch) for probe in choose_operations(request))
     chosen = [Chosen(graph=graph) for graph in (*_corners(request.spaces), *_rescaled(request.references))]
     probes, networks = _probes(request, random), _networks(request, random)
     spent_s = sum(_unit_s(item, request.batch) for item in chosen)
@@ -168,6 +178,29 @@ def choose(request: ProfileRequest) -> list[Chosen]:
         spent_s += _unit_s(chosen[-1], request.batch)
     # A run that is cut short has then seen something of everything.
     return [chosen[index] for index in random.permutation(len(chosen))]
+
+
+def choose_operations(request: ProfileRequest) -> list[OperationProbe]:
+    """Return the networks of operations outside the block families that a profile measures, in a share of its time.
+
+    None where the runtime cannot time them, or where there is too little time for a few.
+
+    Args:
+        request: what is wanted.
+    """
+    if request.runtime not in operation_probes.RUNTIMES or request.precision not in operation_probes.PRECISIONS:
+        return []
+    found, left_s = [], OPERATION_SHARE * _round_s(request)
+    for probe in operation_probes.operation_probes(MAX_OPERATION_PROBES, seed=request.seed):
+        left_s -= _operations_s(probe, request.batch)
+        if left_s < 0:
+            break
+        found.append(probe)
+    return found if len(found) >= MIN_OPERATION_PROBES else []
+
+
+def _round_s(request: ProfileRequest) -> float:
+    return request.minutes * 60 / Effort(budget_s=0).min_rounds
 
 
 def _probes(request: ProfileRequest, random: np.random.Generator) -> Iterator[Chosen]:
@@ -195,10 +228,21 @@ def _networks(request: ProfileRequest, random: np.random.Generator) -> Iterator[
 
 def _unit_s(item: Chosen, batch: int) -> float:
     """Return about how long one round of a network takes."""
-    rhythm = Rhythm()
     run_s = costs.macs(item.graph) * batch / NOMINAL_MACS_PER_S
+    return _runs_s(run_s, kinds=1 if item.architecture else 2)
+
+
+def _operations_s(probe: OperationProbe, batch: int) -> float:
+    specs = [node.spec for node in operation_probes.operations(probe)]
+    values, macs = sum(spec.moved_values for spec in specs), sum(spec.macs for spec in specs)
+    return _runs_s(batch * (values / NOMINAL_VALUES_PER_S + macs / NOMINAL_MACS_PER_S), kinds=2)
+
+
+def _runs_s(run_s: float, *, kinds: int) -> float:
+    """Return about how long one round takes of a network whose runs take so long, of one kind or of two."""
+    rhythm = Rhythm()
     runs = WARM_UP_RUNS + rhythm.blocks * max(rhythm.min_runs, rhythm.block_us / 1e6 / run_s)
-    return float(NOMINAL_UNIT_S + run_s * runs * (1 if item.architecture else 2))
+    return float(NOMINAL_UNIT_S + run_s * runs * kinds)
 
 
 def _corners(spaces: Sequence[Space]) -> list[Graph]:
@@ -231,13 +275,19 @@ def preview(request: ProfileRequest) -> Preview:
     probes = [item.graph for item in chosen if item.architecture is None]
     specs = {node.spec for graph in probes for node in graph}
     largest = max(costs.layer_weights(node.spec) for item in chosen for node in item.graph)
-    nodes = sum(len(item.graph.nodes) for item in chosen)
-    least_s = Effort(budget_s=0).min_rounds * sum(_unit_s(item, request.batch) for item in chosen)
+    others = choose_operations(request)
+    operations = [node.spec for probe in others for node in operation_probes.operations(probe)]
+    nodes = sum(len(item.graph.nodes) for item in chosen) + len(operations)
+    round_s = sum(_unit_s(item, request.batch) for item in chosen)
+    round_s += sum(_operations_s(probe, request.batch) for probe in others)
+    least_s = Effort(budget_s=0).min_rounds * round_s
     value_bytes, node_bytes = _PACKED_BYTES[request.precision]
     return Preview(
         probes=len(probes),
         networks=len(chosen) - len(probes),
         layers=len(specs),
+        operation_probes=len(others),
+        operations=len(set(operations)),
         minutes=max(request.minutes, least_s / 60),
         megabytes=(largest * value_bytes + nodes * node_bytes) / 2**20,
     )
@@ -254,16 +304,25 @@ def pack(request: ProfileRequest, folder: Path) -> list[Chosen]:
         folder: made if it does not exist.
 
     Returns:
-        The networks in it.
+        The networks in it, those of operations left out.
     """
     chosen = choose(request)
     packed = [
         PackedProbe(name=item.graph.name, graph=item.graph, by_layer=item.architecture is None) for item in chosen
     ]
+    packed = _spread(
+        packed, [PackedProbe(name=each.name, operations=each, by_layer=True) for each in choose_operations(request)]
+    )
     write_plan(folder, packed, batch=request.batch, precision=request.precision)
     networks = {item.graph.name: architecture_to_json(item.architecture) for item in chosen if item.architecture}
     write_json(folder / NETWORKS_FILE, {"schema": 1, "networks": networks})
     return chosen
+
+
+def _spread(packed: list[PackedProbe], others: list[PackedProbe]) -> list[PackedProbe]:
+    """Return both, the others evenly among the first: a run that is cut short has seen something of everything."""
+    places = [(index / len(some), probe) for some in (packed, others) for index, probe in enumerate(some)]
+    return [probe for _, probe in sorted(places, key=lambda place: place[0])]
 
 
 def profile(request: ProfileRequest, *, out: Path, on_tick: Callable[[Tick], None] = lambda tick: None) -> LatencyTable:
@@ -345,6 +404,7 @@ def publish(
         environment=found,
         rows=tuple(rows),
         calibration=tuple(calibration),
+        operations=tuple(samples.operations(plan, units)),
         measured_on=datetime.datetime.now(datetime.UTC).date().isoformat(),
         canary_us=statistics.median(samples.canary_level_us(unit) for unit in samples.trusted(units)),
         notes=(

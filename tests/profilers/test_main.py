@@ -11,7 +11,9 @@ import pytest
 import profilers
 from deepmad_hw import cli
 from deepmad_hw.errors import TooNoisyError
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.exporters.operation_probes import operation_probes, operations
+from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.layer import LayerSpec, OperationSpec
 from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
 from profilers import command
 
@@ -47,6 +49,18 @@ def test_a_closed_stream_is_no_fault(packed, tmp_path, closed):
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
     assert ended.stderr.startswith("1/4 probe0 ok") == (closed != "2")
     assert (tmp_path / "out.jsonl").is_file()
+
+
+def test_operations_outside_the_families_are_rows_too(tmp_path):
+    (found,) = operation_probes(1)
+    write_plan(tmp_path / "plan", [PackedProbe(name="other", operations=found, by_layer=True)])
+    out = tmp_path / "out.jsonl"
+    ended = run("run", tmp_path / "plan", "--runtime", "replay", "--minutes", 0, "--out", out)
+    assert ended.returncode == 0, ended.stderr
+    rows = [json.loads(line).get("operation") for line in out.read_text().splitlines()]
+    measured = {OperationSpec(**row["spec"]): row for row in rows if row is not None}
+    assert set(measured) == {node.spec for node in operations(found)}
+    assert all(row["status"] == "ok" and row["samples_us"] for row in measured.values())
 
 
 def test_progress_is_shown_on_standard_error(packed, tmp_path):

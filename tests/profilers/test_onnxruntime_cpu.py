@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from deepmad_hw.layer import IMAGE, LayerSpec, Node
+from deepmad_hw.layer import IMAGE, LayerSpec, Node, OperationNode, OperationSpec
 from profilers import backend as backends
 from profilers.backend import Settings
-from profilers.onnxruntime_cpu import node_times
+from profilers.onnxruntime_cpu import node_times, operation_times
 
 
 def _conv(name, source, channels=(8, 8), **fields):
@@ -206,6 +206,112 @@ def test_every_layer_of_a_real_network_is_timed_and_they_sum_to_it(graph, tmp_pa
     sums_us = [sum(run) for run in zip(*times.us.values(), strict=True)]
     assert all(part <= whole for part, whole in zip(sums_us, total_us, strict=True))
     assert max(part / whole for part, whole in zip(sums_us, total_us, strict=True)) > 0.5
+
+
+def _operation(name, kind, values=64):
+    return OperationNode(name=name, spec=OperationSpec(kind=kind, read_values=values, written_values=values))
+
+
+# A group norm and a mish that the runtime takes apart, an activation that it merges, a lone norm, changes of layout.
+PLANNED = (
+    _operation("exp1.reorder", "reorder"),
+    _operation("exp1", "exp"),
+    _operation("group_norm2", "group_norm"),
+    _operation("other3.reorder", "reorder"),
+    _operation("relu4", "relu"),
+    _operation("max_pool5", "max_pool"),
+    _operation("silu6", "silu"),
+    _operation("batch_norm7", "batch_norm"),
+    _operation("erf8", "erf"),
+    _operation("mish9", "mish"),
+    _operation("other10.reorder", "reorder", values=32),
+    _operation("conv11", "conv"),
+)
+# Names as ONNX Runtime 1.32 wrote them on x86: the constants of the group norm are cast before everything.
+OPERATION_KERNELS = (
+    ("Cast_163_kernel_time", "Cast", 1),
+    ("ReorderInput_kernel_time", "ReorderInput", 100),
+    ("other0_nchwc_kernel_time", "Conv", 200),
+    ("ReorderOutput_token_127_kernel_time", "ReorderOutput", 3),
+    ("exp1_kernel_time", "Exp", 5),
+    ("ReduceMean_151_kernel_time", "ReduceMean", 7),
+    ("Sub_158_kernel_time", "Sub", 9),
+    ("ReorderInput_token_4_kernel_time", "ReorderInput", 11),
+    ("other3_nchwc_kernel_time", "Conv", 300),
+    ("relu4_nchwc_kernel_time", "Conv", 400),
+    ("max_pool5_nchwc_kernel_time", "MaxPool", 13),
+    ("silu6/QuickGeluFusion/_kernel_time", "QuickGelu", 15),
+    ("batch_norm7_bn_nchwc_kernel_time", "Conv", 17),
+    ("ReorderOutput_token_128_kernel_time", "ReorderOutput", 500),
+    ("erf8_kernel_time", "Erf", 19),
+    ("Softplus_172_kernel_time", "Softplus", 21),
+    ("Mul_174_kernel_time", "Mul", 23),
+    ("ReorderInput_token_10_kernel_time", "ReorderInput", 600),
+    ("other10_nchwc_kernel_time", "Conv", 700),
+    ("conv11_nchwc_kernel_time", "Conv", 25),
+)
+OPERATION_TIMES = {
+    "exp1.reorder": 3,
+    "exp1": 5,
+    "group_norm2": 1 + 7 + 9,
+    "other3.reorder": 11,
+    "max_pool5": 13,
+    "silu6": 15,
+    "batch_norm7": 17,
+    "erf8": 19,
+    "mish9": 21 + 23,
+    "conv11": 25,
+}
+
+
+def _shaped(events, values=64):
+    for event in events:
+        event["args"]["input_type_shape"] = [{"float": [1, values, 1, 1]}]
+    return events
+
+
+def test_every_event_finds_the_operation_that_it_still_is():
+    times = operation_times(_shaped(trace(OPERATION_KERNELS, OPERATION_KERNELS)), PLANNED, batch=1)
+    planned = {node.name for node in PLANNED}
+    found = {name: values for name, values in times.us.items() if name in planned}
+    assert found == {name: (float(us),) * 2 for name, us in OPERATION_TIMES.items()}
+    assert (times.operations["group_norm2"], times.operations["exp1"]) == (3, 1)
+
+
+def test_no_time_of_operations_and_their_neighbours_is_lost():
+    times = operation_times(_shaped(trace(OPERATION_KERNELS)), PLANNED, batch=1)
+    assert sum(map(sum, times.us.values())) == sum(us for _, _, us in OPERATION_KERNELS)
+
+
+def test_a_change_of_layout_of_another_tensor_makes_no_row():
+    for events, batch in ((_shaped(trace(OPERATION_KERNELS), values=63), 1), (trace(OPERATION_KERNELS), 1)):
+        assert "exp1.reorder" not in operation_times(events, PLANNED, batch=batch).us
+    assert "exp1.reorder" in operation_times(_shaped(trace(OPERATION_KERNELS), values=128), PLANNED, batch=2).us
+
+
+def test_every_operation_of_real_probes_is_timed_alone(tmp_path):
+    """Of all kinds, what a newer runtime merges or takes apart must be seen here, not in tables."""
+    pytest.importorskip("onnxruntime")
+    from deepmad_hw.exporters.operation_probes import operation_probes
+    from deepmad_hw.exporters.probes import PackedProbe, write_plan
+    from profilers.plan import read_plan
+
+    chosen = [probe for probe in operation_probes(10) if probe.side in (7, 20, 40)]
+    write_plan(tmp_path, [PackedProbe(name=each.name, operations=each, by_layer=True) for each in chosen], batch=2)
+    plan = read_plan(tmp_path)
+    for probe in plan.probes:
+        session = backends.get("onnxruntime").load(plan, probe, Settings(), profiled=True)
+        for _ in range(2):
+            session.run()
+        times = session.finish()
+        kinds = {node.name: node.spec.kind for node in probe.operations}
+        assert [name for name, kind in kinds.items() if name not in times.us and kind != "reorder"] == []
+        parted = {kind for name, kind in kinds.items() if times.operations.get(name, 1) > 1}
+        assert parted <= {"group_norm", "hardswish", "mish"}
+        timed = [name for name, kind in kinds.items() if kind == "reorder" and name in times.us]
+        assert len(timed) > 10
+        unplanned = [name for name in times.us if name not in kinds]
+        assert [name for name in unplanned if not name.startswith(("other", "Reorder"))] == []
 
 
 @pytest.mark.parametrize("first", ["deepmad_hw", "profilers.backend"])

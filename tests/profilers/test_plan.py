@@ -8,6 +8,7 @@ import pytest
 
 from deepmad_hw import reference
 from deepmad_hw.errors import ConfigError, InputFileError
+from deepmad_hw.exporters.operation_probes import operation_probes, operations
 from deepmad_hw.exporters.probes import PLAN_FILE, PackedProbe, canary, write_plan
 from profilers import plan as device_plan
 from profilers.plan import LAYERS, NETWORK, read_plan
@@ -34,6 +35,24 @@ def test_a_reference_network_is_read_back_equal(tmp_path):
     (probe,) = read_plan(tmp_path).probes
     assert probe.kind == NETWORK
     assert _read_nodes(probe.nodes) == _read_nodes(packed.nodes)
+
+
+def test_every_operation_of_a_packed_network_is_read_back_equal(tmp_path):
+    (found,) = operation_probes(1)
+    write_plan(tmp_path, [PackedProbe(name="other", operations=found, by_layer=True)], batch=2)
+    plan = read_plan(tmp_path)
+    (probe,) = plan.probes
+    assert probe.operations == operations(found)
+    assert (probe.nodes, probe.kind, probe.input_shape) == ((), LAYERS, (2, 16, found.side, found.side))
+    assert plan.path(probe).is_file()
+    assert probe.weight_bytes > 10_000
+
+
+def test_a_plan_of_the_first_schema_is_read(packed):
+    plan = packed(2)
+    path = plan.folder / PLAN_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 1}))
+    assert read_plan(plan.folder).probes == plan.probes
 
 
 def test_the_canary_comes_with_every_plan(packed):
@@ -105,7 +124,9 @@ def _broken(change):
         (lambda folder: (folder / PLAN_FILE).unlink(), "cannot read the plan"),
         (lambda folder: (folder / PLAN_FILE).write_text("{"), "not a plan"),
         (lambda folder: (folder / PLAN_FILE).write_bytes(b"\xff\xfe"), "not a plan"),
-        (_broken(lambda data: {**data, "schema": 2}), "plan of schema 2, this version reads 1"),
+        (_broken(lambda data: {**data, "schema": 3}), "plan of schema 3, this version reads 1 to 2"),
+        (_broken(lambda data: {**data, "schema": 0}), "plan of schema 0, this version reads 1 to 2"),
+        (_broken(lambda data: {**data, "schema": "2"}), "not a plan"),
         (_broken(lambda data: []), "not a plan"),
         (_broken(lambda data: {key: value for key, value in data.items() if key != "canary"}), "not a plan"),
         (_broken(lambda data: {**data, "probes": [{}]}), "not a plan"),

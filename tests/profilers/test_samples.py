@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepmad_hw.layer import IMAGE, LayerSpec, Node
+from deepmad_hw.layer import IMAGE, LayerSpec, Node, OperationNode, OperationSpec
 from profilers import samples
 from profilers.journal import Unit
 from profilers.plan import LAYERS, NETWORK, Plan, Probe
@@ -116,6 +116,25 @@ def test_what_the_profiler_adds_is_told_by_short_networks():
     short = unit("a", total=(20.0,) * 3, nodes=((13.0,) * 3, (13.0,) * 3))
     noisy = unit("b", total=(10_000.0,) * 3, nodes=((5_100.0,) * 3, (5_100.0,) * 3))
     assert added([short, noisy]) == pytest.approx(3, rel=0.01)
+
+
+def operation(kind):
+    return OperationSpec(kind=kind, read_values=64, written_values=64)
+
+
+def test_operations_have_rows_of_their_own_and_what_is_not_planned_has_none():
+    planned = tuple(OperationNode(name=f"n{index}", spec=operation(kind)) for index, kind in enumerate(("exp", "pad")))
+    other = replace(probe("o"), operations=planned)
+    times = unit("o", nodes=((20.0,) * 3, (30.0,) * 3, (50.0,) * 3))  # the third is a convolution between them
+    found = samples.operations(plan(A, other), [times, unit("a")])
+    assert {row.spec: row.median_us for row in found} == pytest.approx({operation("exp"): 20, operation("pad"): 30})
+    assert {row.spec for row in samples.layers(plan(A, other), [times, unit("a")])} == {ONE, TWO}
+
+
+def test_operations_of_a_network_that_failed_have_a_status_and_no_time():
+    other = replace(probe("o"), operations=(OperationNode(name="n0", spec=operation("exp")),))
+    (row,) = samples.operations(plan(other), [Unit(probe="o", round=0, status="oom")])
+    assert (row.spec, row.status, row.samples_us) == (operation("exp"), "oom", ())
 
 
 def test_drift_is_divided_out_of_layers_and_networks():

@@ -16,7 +16,7 @@ from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.expand import expand
 from deepmad_hw.jsonfile import dumps
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.layer import LayerSpec, OperationSpec
 from deepmad_hw.measurement import Environment
 from deepmad_hw.predict.blocks import divided_us
 from deepmad_hw.predict.network import TableModel
@@ -241,10 +241,14 @@ ARCHITECTURE = Architecture(
 )
 
 
+CONCAT = OperationSpec(kind="concat", read_values=100, written_values=100)
+
+
 def lines(*, networks=("network000",)):
     specs = list(dict.fromkeys(node.spec for node in expand(ARCHITECTURE)))
     rows = [{"environment": asdict(ENVIRONMENT)}, {"measured_on": "2026-11-23"}, {"canary_us": 4000.0}]
     rows += [{"layer": {"spec": asdict(s), "samples_us": [layer_us(s, gmacs=20.0)], "status": "ok"}} for s in specs]
+    rows += [{"operation": {"spec": asdict(CONCAT), "samples_us": [9.0, 11.0], "status": "ok"}}]
     rows += [{"network": {"name": name, "samples_us": [500.0], "status": "ok"}} for name in networks]
     return rows
 
@@ -265,6 +269,8 @@ def test_what_a_board_measured_becomes_a_calibrated_table(results, whole_folder)
     assert table.environment == ENVIRONMENT
     assert (table.measured_on, table.canary_us) == ("2026-11-23", 4000.0)
     assert {row.spec for row in table.rows} == {node.spec for node in expand(ARCHITECTURE)}
+    (operation,) = table.operations
+    assert (operation.spec, operation.samples_us) == (CONCAT, (9.0, 11.0))
     (network,) = table.calibration
     assert network.architecture == ARCHITECTURE
     assert network.measurement.samples_us == (500.0,)
@@ -290,6 +296,8 @@ def test_without_the_plan_nothing_calibrates_and_it_is_said(results, tmp_path):
         ('{"layer": {"spec": {"op": "conv"}}}', ":2:1: layer.samples_us: missing"),
         ('{"environment": {}}', ":2:1: environment: stands in the file twice"),
         ('{"network": {"name": "n", "samples_us": [-1.0]}}', "expected a time above 0 us"),
+        ('{"operation": {"spec": {"kind": "concat"}, "samples_us": [1.0]}}', "operation.spec.read_values: missing"),
+        (json.dumps({"operation": {"spec": asdict(CONCAT), "samples_us": [1.0]}}), "two rows of one operation"),
     ],
 )
 def test_a_wrong_line_of_results_is_named(results, line, said):

@@ -7,8 +7,8 @@ import pytest
 
 from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.layer import LayerSpec, OperationSpec
+from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement, OperationMeasurement
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 from deepmad_hw.workflows.merge import difference, merge
 
@@ -78,6 +78,26 @@ def test_calibration_networks_stand_once_with_all_samples():
         ("network000", (5.0, 6.0)),
         ("network001", (8.0,)),
     ]
+
+
+def concat(values, *samples_us, status="ok"):
+    spec = OperationSpec(kind="concat", read_values=values, written_values=values)
+    return OperationMeasurement(spec=spec, samples_us=samples_us, status=status)
+
+
+def test_other_operations_are_merged_like_layers():
+    one = table(operations=(concat(1, 1.0), concat(2, 5.0, status="noisy")))
+    two = table(operations=(concat(1, 4.0), concat(2, 6.0)), canary_us=110.0)
+    found = {row.spec.read_values: (row.status, row.samples_us) for row in merged(one, two).operations}
+    assert found[1] == ("ok", pytest.approx((1.0, 4.0 / 1.1)))
+    assert found[2] == ("ok", pytest.approx((6.0 / 1.1,)))
+
+
+def test_other_operations_are_compared_by_kind():
+    one = table(row(1, 1.0), operations=(concat(1, 1.0), concat(2, 2.0), concat(3, 5.0)))
+    two = table(row(1, 1.0), operations=(concat(1, 2.0), concat(2, 3.0), concat(4, 5.0)))
+    (found,) = difference(one, two).operations
+    assert (found.kind, found.common, found.ratio) == ("concat", 2, pytest.approx(1.75))
 
 
 def test_the_last_day_and_all_notes_are_kept():

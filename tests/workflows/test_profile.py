@@ -8,14 +8,26 @@ import pytest
 from deepmad_hw import costs, reference, sampling
 from deepmad_hw.errors import ConfigError, DeviceLostError, ForeignTableError, TooNoisyError
 from deepmad_hw.expand import expand
+from deepmad_hw.exporters.operation_probes import operations
 from deepmad_hw.latency import predict_ms, uncovered
 from deepmad_hw.serde_table import read_table, sidecar_path
 from deepmad_hw.space import Space, StageSpace
-from deepmad_hw.workflows.profile import ProfileRequest, choose, pack, preview, profile, table_name
+from deepmad_hw.workflows import profile as profiles
+from deepmad_hw.workflows.profile import (
+    MAX_OPERATION_PROBES,
+    MIN_OPERATION_PROBES,
+    ProfileRequest,
+    choose,
+    choose_operations,
+    pack,
+    preview,
+    profile,
+    table_name,
+)
 from deepmad_hw.workflows.tables import check_table, load_model
 from profilers import run, samples
 from profilers.plan import LAYERS, NETWORK, read_plan
-from profilers.replay import layer_us
+from profilers.replay import layer_us, operation_us
 
 SPACE = Space(
     family="bottleneck",
@@ -86,6 +98,33 @@ def test_calibration_networks_are_timed_as_a_whole_and_are_of_the_space(made):
         assert network.measurement.median_us == pytest.approx(true_us)
 
 
+def test_other_operations_take_a_share_of_longer_profiles(tmp_path, monkeypatch):
+    assert choose_operations(REQUEST) == []  # too little time
+    assert preview(REQUEST).operation_probes == 0
+    longer = replace(REQUEST, minutes=10)
+    chosen = choose_operations(longer)
+    assert MIN_OPERATION_PROBES <= len(chosen) < MAX_OPERATION_PROBES
+    assert len(choose_operations(replace(longer, minutes=5))) < len(chosen)
+    assert choose_operations(replace(longer, runtime="torch")) == []
+    assert choose_operations(replace(longer, precision="int8")) == []
+
+
+def test_other_operations_are_measured_with_the_layers_and_their_laws_predict_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "OPERATION_SHARE", 1.2)
+    chosen = choose_operations(replace(REQUEST, minutes=0.25))
+    found = preview(replace(REQUEST, minutes=0.25))
+    planned = {node.spec for probe in chosen for node in operations(probe)}
+    assert (found.operation_probes, found.operations) == (len(chosen), len(planned))
+    table = profile(replace(REQUEST, minutes=0.25), out=tmp_path / "t.csv")
+    assert {row.spec for row in table.operations} == planned
+    laws = load_model(tmp_path / "t.csv").operations
+    specs = [spec for spec in planned if spec.moved_values > 50_000]
+    assert len(specs) > 100
+    true_us = [operation_us(spec, gmacs=GMACS) for spec in specs]
+    # Of images, the replayed profiler takes two microseconds an operation, which long ones hardly feel.
+    assert laws.predict_us(specs) == pytest.approx(true_us, rel=0.05)
+
+
 def test_unseen_networks_are_predicted_within_two_percent(made):
     out, table = made
     model = load_model(out)
@@ -154,8 +193,9 @@ def test_more_time_shows_more_layers():
 
 
 def test_a_larger_batch_leaves_time_for_fewer_probes():
-    one, eight = preview(replace(REQUEST, minutes=3)), preview(replace(REQUEST, minutes=3, batch=8))
-    assert eight.probes < one.probes
+    one, many = preview(replace(REQUEST, minutes=2)), preview(replace(REQUEST, minutes=2, batch=64))
+    assert many.probes < one.probes
+    assert one.operation_probes == many.operation_probes == 0  # else one would do without, and have the time for others
 
 
 def test_int8_probes_are_packed_as_such(tmp_path):

@@ -1,7 +1,7 @@
 """JSON lines that a packed plan brings back from another device (`python -m profilers run`). Layer 4.
 
-The file holds one object a line: the environment, the day, the canary, then layers and whole networks with their raw
-samples. Which network is which architecture stands in the plan, so that the table can be calibrated.
+The file holds one object a line: the environment, the day, the canary, then layers, other operations and whole networks
+with their raw samples. Which network is which architecture stands in the plan, so that the table can be calibrated.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import InputFileError
 from deepmad_hw.jsonfile import Json, Place, decoded, parse_json, read_json, record, require_keys, typed, versioned
-from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.layer import LayerSpec, OperationSpec
+from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement, OperationMeasurement
 from deepmad_hw.serde import architecture_from_json
 from deepmad_hw.serde_table import LARGEST_TABLE_BYTES
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
@@ -23,7 +23,7 @@ from deepmad_hw.workflows.profile import NETWORKS_FILE
 
 RESULTS_FILE = "results.jsonl"
 _ONCE = {"environment": Environment, "canary_us": float, "measured_on": str}
-_REPEATED = {"layer": LayerMeasurement, "network": NetworkMeasurement}
+_REPEATED = {"layer": LayerMeasurement, "operation": OperationMeasurement, "network": NetworkMeasurement}
 
 
 def read(path: Path, request: ImportRequest) -> LatencyTable:
@@ -39,6 +39,7 @@ def read(path: Path, request: ImportRequest) -> LatencyTable:
     file = path / RESULTS_FILE if path.is_dir() else path
     once: dict[str, Any] = {}
     layers: dict[LayerSpec, LayerMeasurement] = {}
+    operations: dict[OperationSpec, OperationMeasurement] = {}
     networks: list[NetworkMeasurement] = []
     for at, key, value in _entries(file):
         if key in _ONCE and key in once:
@@ -47,6 +48,10 @@ def read(path: Path, request: ImportRequest) -> LatencyTable:
             once[key] = typed(_ONCE[key], value, at)
         elif key == "network":
             networks.append(record(NetworkMeasurement, value, at))
+        elif key == "operation":
+            operation = record(OperationMeasurement, value, at)
+            if operations.setdefault(operation.spec, operation) is not operation:
+                raise at.error(f"two rows of one operation: {operation.spec}")
         else:
             row = record(LayerMeasurement, value, at)
             if layers.setdefault(row.spec, row) is not row:
@@ -66,6 +71,7 @@ def read(path: Path, request: ImportRequest) -> LatencyTable:
         name=request.name,
         environment=once["environment"],
         rows=tuple(layers.values()),
+        operations=tuple(operations.values()),
         calibration=calibration,
         measured_on=once.get("measured_on"),
         canary_us=once.get("canary_us"),

@@ -1,0 +1,137 @@
+"""Networks of operations outside the block families: every node has its name and amounts, and a runtime loads them."""
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.exporters.operation_probes import (
+    NECK,
+    operation_model,
+    operation_probes,
+    operations,
+    weight_shapes,
+)
+from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.layer import IMAGE, KINDS
+
+NOT_MEASURED = {"other", "quantize", "dequantize"}  # they stand in int8 networks
+
+
+def inline(name, shape):
+    return numpy_helper.from_array(np.full(shape, 0.02, np.float32), name)
+
+
+def test_every_kind_is_shown_often_and_over_a_wide_range():
+    sizes = defaultdict(list)
+    for probe in operation_probes(10):
+        for node in operations(probe):
+            sizes[node.spec.kind].append(node.spec.moved_values)
+    assert set(KINDS) - set(sizes) == {"quantize", "dequantize"}
+    assert min(map(len, sizes.values())) >= 8
+    assert {kind for kind, found in sizes.items() if max(found) < 30 * min(found)} <= {"matmul"}
+    assert max(map(max, sizes.values())) < 10e6
+
+
+def test_a_few_networks_show_every_kind_over_a_range():
+    sizes = defaultdict(set)
+    for probe in operation_probes(4):
+        for node in operations(probe):
+            sizes[node.spec.kind].add(node.spec.moved_values)
+    assert set(KINDS) - set(sizes) == {"quantize", "dequantize"}
+    assert min(map(len, sizes.values())) >= 4
+
+
+def test_the_same_networks_are_made_again_and_others_from_another_seed():
+    for one, two in zip(operation_probes(3), operation_probes(3), strict=True):
+        assert operation_model(one, inline) == operation_model(two, inline)
+        assert operations(one) == operations(two)
+    assert operations(operation_probes(1, seed=1)[0]) != operations(operation_probes(1)[0])
+
+
+def test_every_operation_is_named_after_its_node_and_tensor():
+    for probe in operation_probes(2):
+        nodes = {node.name: node for node in operation_model(probe, inline).graph.node}
+        names = Counter(node.name for node in operations(probe))
+        assert max(names.values()) == 1
+        for node in operations(probe):
+            found = nodes[node.name.removesuffix(".reorder")]
+            assert found.output[0] == found.name
+
+
+def test_amounts_are_those_of_the_node():
+    (probe,) = operation_probes(1)
+    model = onnx.shape_inference.infer_shapes(operation_model(probe, inline), data_prop=True)
+    shapes = {v.name: [axis.dim_value for axis in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
+    nodes = {node.name: node for node in model.graph.node}
+    specs = {node.name: node.spec for node in operations(probe)}
+    first = {spec.kind: name for name, spec in reversed(specs.items())}
+    pixels = probe.side**2
+
+    def amounts(kind):
+        spec = specs[first[kind]]
+        return spec.read_values, spec.written_values, spec.macs, spec.weight_values
+
+    def channels(kind):
+        return shapes[nodes[first[kind]].input[0]][1]
+
+    wide = channels("concat")
+    assert amounts("concat") == (2 * wide * pixels, 2 * wide * pixels, 0, 0)
+    wide = channels("conv_transpose")
+    assert amounts("conv_transpose") == (wide * pixels, 4 * wide * pixels, 4 * wide**2 * pixels, 4 * wide**2 + wide)
+    wide = channels("silu")
+    assert amounts("silu") == (wide * pixels, wide * pixels, 0, 0)
+    wide = channels("grouped_conv")
+    assert amounts("grouped_conv") == (
+        wide * pixels,
+        wide * pixels,
+        9 * wide**2 // 4 * pixels,
+        9 * wide**2 // 4 + wide,
+    )
+    wide = channels("max_pool")
+    assert amounts("max_pool") == (wide * pixels, wide * pixels, 9 * wide * pixels, 0)
+    wide = channels("resize_nearest")
+    assert amounts("resize_nearest") == (wide * pixels, 4 * wide * pixels, 0, 0)
+    wide = channels("instance_norm")
+    assert amounts("instance_norm") == (wide * pixels, wide * pixels, 0, 2 * wide)
+    wide = channels("expand")
+    assert amounts("expand") == (wide, wide * pixels, 0, 0)
+
+
+def test_amounts_are_for_one_image_whatever_the_batch():
+    (probe,) = operation_probes(1)
+    model = operation_model(probe, inline, batch=3)
+    assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [3, NECK, 28, 28]
+    assert model.graph.input[0].name == IMAGE
+
+
+def test_weights_come_from_the_plans_file(tmp_path):
+    (probe,) = operation_probes(1)
+    write_plan(tmp_path, [PackedProbe(name=probe.name, operations=probe, by_layer=True)])
+    model = onnx.load(tmp_path / f"{probe.name}.onnx", load_external_data=False)
+    shared = [tuple(tensor.dims) for tensor in model.graph.initializer if tensor.external_data]
+    assert shared == list(weight_shapes(probe))
+    assert (tmp_path / f"{probe.name}.onnx").stat().st_size < 400_000
+
+
+def test_int8_is_refused_until_there_are_probes_of_it(tmp_path):
+    (probe,) = operation_probes(1)
+    with pytest.raises(ConfigError, match="timed in fp32 only"):
+        write_plan(tmp_path, [PackedProbe(name="other", operations=probe, by_layer=True)], precision="int8")
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_runtime_loads_them_and_their_values_stay_finite(tmp_path, batch):
+    ort = pytest.importorskip("onnxruntime")
+    chosen = [probe for probe in operation_probes(10) if probe.side in (7, 20, 40)]
+    packed = [PackedProbe(name=probe.name, operations=probe, by_layer=True) for probe in chosen]
+    write_plan(tmp_path, packed, batch=batch)
+    for probe in chosen:
+        session = ort.InferenceSession(str(tmp_path / f"{probe.name}.onnx"), providers=["CPUExecutionProvider"])
+        image = np.random.default_rng(0).standard_normal((batch, *probe.input_shape), dtype=np.float32)
+        for result in session.run(None, {IMAGE: image}):
+            assert np.isfinite(result).all()
+            assert np.abs(result).max() > 1e-30
