@@ -43,6 +43,9 @@ ACTIVATIONS = {
 }
 MERGED_ALIKE = {"LeakyRelu": "relu", "Tanh": "sigmoid"}
 CLIPS = frozenset({"Relu", "Clip", "LeakyRelu"})  # merged before bytes are made, not after
+MERGED_INTO_NORMS = frozenset({"Relu", "Sigmoid", "HardSigmoid", "HardSwish"})
+CHANNEL_BLOCK = 8  # of the layout in which a lone norm becomes a convolution
+NOT_AFTER_SUMS = frozenset({"Clip", "LeakyRelu"})
 WINDOWS = frozenset({"Conv", "AveragePool", "MaxPool"})  # a padding before them is merged into them
 POOLS = {"MaxPool": "max_pool", "AveragePool": "avg_pool"}
 ACTIVATED = ("conv", "linear", "add")  # the layers that an activation is merged into
@@ -460,9 +463,27 @@ class _Walker:
     def _norm(self, op: _Op) -> str | None:
         layer = self._open(op.roots[0])
         if layer is None or layer.op != "conv" or layer.residual:
-            return "is a batch norm that no convolution can take in"
+            return self._lone_norm(op)
         layer.norm = True
         self._extend(layer, op)
+        return None
+
+    def _lone_norm(self, op: _Op) -> str | None:
+        """Take a norm that follows no convolution as the depthwise 1x1 convolution that the runtime makes of it."""
+        shape = self._view.shape(op.roots[0])
+        if len(shape) != IMAGE_RANK or shape[1] % CHANNEL_BLOCK:
+            return "is a batch norm that no convolution can take in"
+        following = self._view.sole_reader(op.output)
+        merged = following if following is not None and following.kind in MERGED_INTO_NORMS else None
+        end = op if merged is None else merged
+        values = math.prod(shape[1:])
+        spec = OperationSpec(
+            kind="depthwise_conv", read_values=values, written_values=values, macs=values, weight_values=2 * shape[1]
+        )
+        self._operations.append(Operation(name=op.name, spec=spec))
+        self._members[op.name] = tuple(dict.fromkeys((op.output, end.output)))
+        self._merged.add(end.output)
+        self._owner[op.output] = self._owner[end.output] = op.name
         return None
 
     def _sum(self, op: _Op) -> str | None:
@@ -499,8 +520,10 @@ class _Walker:
 
     def _with_constant(self, op: _Op) -> str | None:
         layer, constant = self._open(op.roots[0]), next(name for name in op.inputs if name in self._view.constants)
-        if layer is None or layer.op == "add" or layer.residual:
+        if layer is None or layer.op == "add" or layer.residual or op.inputs[0] == constant:
             return f"{op.kind} of a constant follows no convolution"
+        if op.kind == "Add" and math.prod(self._view.shape(constant)) != layer.shape["out_channels"]:
+            return f"Add of a constant of {math.prod(self._view.shape(constant))} values"
         if math.prod(self._view.shape(constant)) > layer.shape["out_channels"]:
             return f"{op.kind} of a constant of {math.prod(self._view.shape(constant))} values"
         layer.bias = layer.bias or op.kind == "Add"
@@ -523,7 +546,8 @@ class _Walker:
                 self._extend(layer, op, gated)
             return None
         requantised = op.kind in CLIPS and op.inputs[0] in self._view.quantised
-        if layer is None or requantised:
+        after_sum = layer is not None and layer.residual and op.kind in NOT_AFTER_SUMS
+        if layer is None or requantised or after_sum:
             return f"{op.kind} follows no convolution that could take it in"
         layer.activation = ACTIVATIONS[op.kind]
         if op.kind in MERGED_ALIKE:

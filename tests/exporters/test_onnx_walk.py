@@ -100,7 +100,6 @@ def test_reference_networks_are_walked_as_they_are(name):
         ("HardSigmoid", {"alpha": 1 / 6}, "hardsigmoid"),
         ("HardSwish", {}, "hardswish"),
         ("Sigmoid", {}, "sigmoid"),
-        ("LeakyRelu", {}, "relu"),
     ],
 )
 def test_norm_sum_and_activation_go_into_the_convolution_before_them(kind, attributes, activation):
@@ -112,6 +111,35 @@ def test_norm_sum_and_activation_go_into_the_convolution_before_them(kind, attri
     (node,) = drawing.walk().nodes
     assert (node.name, node.inputs, node.norm, node.bias) == ("conv", ("image", "image"), True, False)
     assert (node.spec.kernel, node.spec.residual, node.spec.activation) == (3, True, activation)
+
+
+@pytest.mark.parametrize(("kind", "operation"), [("LeakyRelu", "leaky_relu"), ("Clip", "clip")])
+def test_a_limit_behind_a_sum_is_an_operation_of_its_own(kind, operation):
+    drawing = Drawing()
+    drawing.conv(16, 16)
+    drawing.op("Add", drawing.last, "x")
+    drawing.op(kind, drawing.last, *([drawing.weight(value=0.0), drawing.weight(value=6.0)] if kind == "Clip" else []))
+    found = drawing.walk()
+    assert (activations(found), kinds(found)) == (["none"], [operation])
+
+
+def test_a_leaky_relu_is_merged_like_a_relu():
+    drawing = Drawing()
+    drawing.conv(16, 16)
+    drawing.op("LeakyRelu", name="leaky")
+    found = drawing.walk()
+    assert (activations(found), kinds(found)) == (["relu"], [])
+    assert found.notes == ("leaky: LeakyRelu is merged into its layer as relu would be",)
+
+
+def test_only_a_constant_for_each_channel_goes_into_a_convolution():
+    drawing = Drawing()
+    drawing.conv(16, 16)
+    drawing.op("Add", drawing.last, drawing.weight(16, 1, 1))
+    drawing.conv(16, 16)
+    drawing.op("Add", drawing.last, drawing.weight())
+    found = drawing.walk()
+    assert (len(found.nodes), kinds(found)) == (2, ["add_broadcast"])
 
 
 def test_a_clip_is_relu6_and_a_swish_in_two_operations_is_silu():
@@ -344,13 +372,16 @@ def sliced(drawing):
     return [padding(drawing, value) for value in (8, 2**63 - 1, 1)]
 
 
-def test_a_norm_before_any_convolution_is_an_operation():
+def test_a_norm_before_any_convolution_is_a_depthwise_one():
     drawing = Drawing()
     drawing.norm(16)
+    drawing.op("Relu")
     drawing.conv(16, 16)
     found = drawing.walk()
-    assert kinds(found) == ["batch_norm"]
-    assert found.nodes[0].inputs == (drawing.nodes[0].name,)
+    values = 16 * 8 * 8
+    (spec,) = (each.spec for each in found.operations)
+    assert (spec.kind, spec.read_values, spec.macs, spec.weight_values) == ("depthwise_conv", values, values, 32)
+    assert (found.nodes[0].inputs, activations(found)) == ((drawing.nodes[0].name,), ["none"])
 
 
 def test_weights_kept_in_bytes_are_made_floats_in_every_run():
@@ -457,7 +488,7 @@ def test_quantised_networks_are_walked_like_their_originals(name, tmp_path):
     assert [(node.spec, node.inputs) for node in found.nodes] == [(node.spec, node.inputs) for node in graph]
 
 
-def test_a_convolution_left_in_another_precision_is_listed():
+def test_a_convolution_left_in_another_precision_is_known_by_its_work():
     drawing = Drawing()
     scale, zero = drawing.weight(value=0.1), drawing.weight(value=0, dtype=np.uint8)
     drawing.op("DequantizeLinear", drawing.op("QuantizeLinear", "x", scale, zero), scale, zero)
@@ -466,7 +497,9 @@ def test_a_convolution_left_in_another_precision_is_listed():
     drawing.conv(16, 16, name="stranger")
     found = drawing.walk()
     assert found.precision == "int8"
-    assert found.uncovered == ("stranger: is computed in another precision than int8",)
+    (stranger,) = found.operations
+    assert (stranger.name, stranger.spec.kind, stranger.spec.value_type) == ("stranger", "conv", "fp32")
+    assert (stranger.spec.macs, [node.name for node in found.nodes]) == (16 * 16 * 64, ["whole"])
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own making
