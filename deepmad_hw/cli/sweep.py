@@ -240,6 +240,8 @@ def _show_measured(results: Results) -> None:
     ]
     output.table(("network", "measured ms", "p99", "predicted ms", "objective"), cells, numbers=range(1, 5))
     output.answer("note: objectives are no accuracies, and compare at equal rho only")
+    for note in answers.penalties((each.row.name, each.score, each.penalty) for each in results.references):
+        output.answer(note)
 
 
 def _cells(point: Point) -> tuple[str, ...]:
