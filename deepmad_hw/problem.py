@@ -54,6 +54,12 @@ class Limits:
             if tables.count(table) > 1:
                 raise ConfigError("two budgets on one table", where=f"latency:{table}", hint="keep the smaller one")
 
+    def named(self) -> dict[str, float]:
+        """Return every limit that is set, by the name that prices and solutions give it."""
+        named = {"macs": self.macs, "params": self.params, "memory": self.memory_bytes, "rho": self.rho}
+        named.update({f"latency:{limit.table}": limit.budget_ms for limit in self.latency})
+        return {name: value for name, value in named.items() if value is not None}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:

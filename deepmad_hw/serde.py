@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepmad_hw.architecture import Architecture
-from deepmad_hw.errors import ConfigError
+from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.jsonfile import Json, Place, plain, read_json, record, require_keys, typed, versioned, write_json
 from deepmad_hw.latency import CONFIDENCE
 from deepmad_hw.problem import Problem
@@ -84,6 +84,8 @@ def read_architecture(path: Path) -> Architecture:
         InputFileError: the file holds neither.
     """
     data = read_json(path)
+    if "architecture" in data and data["architecture"] is None:
+        raise InputFileError(f"holds no design, its status is {data.get('status')!r}", where=str(path))
     return architecture_from_json(data.get("architecture", data), where=str(path))
 
 

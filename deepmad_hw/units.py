@@ -152,6 +152,20 @@ def format_percent(share: float) -> str:
     return f"{_digits(share * 100)}%"
 
 
+def format_limit(limit: str, value: float) -> str:
+    """Return the value of a limit as people write it.
+
+    Args:
+        limit: its name, such as ``macs`` or ``latency:board``.
+        value: in the unit that records hold it in.
+    """
+    if limit.startswith("latency:"):
+        return format_time_ms(value)
+    if limit == "memory":
+        return format_bytes(value)
+    return f"{value:.4g}" if limit.startswith("rho") else format_count(value)
+
+
 def _parse(text: str, factors: Mapping[str, Decimal], *, where: str, example: str) -> Decimal:
     found = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:

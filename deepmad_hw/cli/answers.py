@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from deepmad_hw import units
@@ -59,43 +60,16 @@ def show_round(found: Round) -> None:
     )
 
 
-def needs(solution: Solution, problem: Problem) -> str:
-    """Return in one line what an infeasible problem would need.
+def penalties(networks: Iterable[tuple[str, float | None, float | None]]) -> list[str]:
+    """Return a note for each network whose objective is mostly its depth penalty.
 
     Args:
-        solution: with status ``infeasible``.
-        problem: the question.
+        networks: name, entropy score and depth penalty of each.
     """
-    asked = limit_values(problem)
-    short = [each for each in solution.tightest if each.value > asked.get(each.limit, 0.0)]
-    found = [f"{each.limit} needs at least {limit_text(each.limit, each.value)}" for each in short]
-    return "; ".join(found) or solution.stopped
+    from deepmad_hw.workflows.results import told_penalty
 
-
-def limit_values(problem: Problem) -> dict[str, float]:
-    """Return every limit of a problem by the name that prices and solutions give it.
-
-    Args:
-        problem: the problem.
-    """
-    limits = problem.limits
-    named = {"macs": limits.macs, "params": limits.params, "memory": limits.memory_bytes, "rho": limits.rho}
-    named.update({f"latency:{limit.table}": limit.budget_ms for limit in limits.latency})
-    return {name: value for name, value in named.items() if value is not None}
-
-
-def limit_text(limit: str, value: float) -> str:
-    """Return a limit's value as people write it.
-
-    Args:
-        limit: its name.
-        value: in the unit that records hold it in.
-    """
-    if limit.startswith("latency:"):
-        return units.format_time_ms(value)
-    if limit == "memory":
-        return units.format_bytes(value)
-    return f"{value:.4g}" if limit.startswith("rho") else units.format_count(value)
+    told = {name: told_penalty(score, penalty) for name, score, penalty in networks}
+    return [f"note: {name}: {text}, for its uneven depths" for name, text in told.items() if text is not None]
 
 
 def _headline(solution: Solution) -> str:
@@ -134,10 +108,14 @@ def _continuous_stages(design: ContinuousDesign) -> list[Row]:
 
 
 def _costs(values: Evaluation, problem: Problem) -> list[Row]:
-    asked = limit_values(problem)
+    asked = problem.limits.named()
 
     def row(label: str, limit: str, value: float) -> Row:
-        return label, limit_text(limit, value), limit_text(limit, asked[limit]) if limit in asked else ""
+        return (
+            label,
+            units.format_limit(limit, value),
+            units.format_limit(limit, asked[limit]) if limit in asked else "",
+        )
 
     rows: list[Row] = [
         ("entropy score", f"{values.score:,.1f}", ""),
@@ -178,10 +156,12 @@ def _stand_ins(design: ContinuousDesign | None) -> list[str]:
 
 
 def _tightest(solution: Solution, problem: Problem) -> list[str]:
-    asked = limit_values(problem)
+    asked = problem.limits.named()
     sentences = []
     for each in solution.tightest:
-        given = f"asked {limit_text(each.limit, asked[each.limit])}, " if each.limit in asked else ""
+        given = f"asked {units.format_limit(each.limit, asked[each.limit])}, " if each.limit in asked else ""
         kind = "proved" if each.proved else "found by search"
-        sentences.append(f"{each.limit}: {given}smallest reachable {limit_text(each.limit, each.value)} ({kind})")
+        sentences.append(
+            f"{each.limit}: {given}smallest reachable {units.format_limit(each.limit, each.value)} ({kind})"
+        )
     return sentences

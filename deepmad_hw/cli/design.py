@@ -151,9 +151,11 @@ def _keep(loop: Measured | None, folder: Path) -> None:
 
 def _stop(solution: Solution, problem: Problem) -> None:
     """End with the code that says what the answer is worth."""
+    from deepmad_hw.workflows.folders import needs
+
     status, asked = solution.status.value, solution.method
     if status == "infeasible":
-        output.message(f"error: no design keeps every limit: {answers.needs(solution, problem)}")
+        output.message(f"error: no design keeps every limit: {needs(solution, problem.limits)}")
         raise typer.Exit(cli.EXIT_INFEASIBLE)
     wanted = {"certified": "certified", "fast": "feasible", "continuous": "local"}.get(asked, asked)
     if status not in (wanted, "certified"):

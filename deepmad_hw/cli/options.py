@@ -141,7 +141,11 @@ def existing_folder(path: Path) -> Path:
         ConfigError: there is none.
     """
     if not path.is_dir():
-        raise ConfigError("no such folder", where=str(path), hint="give the folder that `design --out` wrote")
+        raise ConfigError(
+            "is no folder" if path.exists() else "no such folder",
+            where=str(path),
+            hint="give the folder that `design --out` wrote",
+        )
     return path
 
 

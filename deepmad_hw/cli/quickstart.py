@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepmad_hw import units
-from deepmad_hw.cli import bench, options, output
+from deepmad_hw.cli import answers, bench, options, output
 
 if TYPE_CHECKING:
     from deepmad_hw.solution import Solution
@@ -42,6 +42,8 @@ def _show(result: Quickstart) -> None:
     output.table(columns, [_cells(line, result) for line in result.lines], numbers=range(1, len(columns)))
     output.answer("")
     output.answer(_worth(result.solution))
+    for note in answers.penalties((line.bench.name, line.score, line.penalty) for line in result.lines):
+        output.answer(note)
     for note in bench.notes([line.bench for line in result.lines]):
         output.answer(note)
     output.answer(
@@ -88,6 +90,8 @@ def _to_json(result: Quickstart) -> dict[str, Any]:
             {
                 **bench.row_to_json(line.bench),
                 "objective": line.objective,
+                "score": line.score,
+                "penalty": line.penalty,
                 "rho": line.rho,
                 "macs": line.macs,
                 "params": line.params,

@@ -43,9 +43,12 @@ def report(
                 "report": str(written.page),
                 "size_bytes": size_bytes,
                 "plots": [str(plot) for plot in written.plots],
+                "notes": list(written.notes),
             }
         )
         return
     output.answer(str(written.page))
+    for note in written.notes:
+        output.message(f"note: {folder}: {note}")
     if plots_folder is not None:
         output.message(f"plots as SVG and PNG in {plots_folder}")

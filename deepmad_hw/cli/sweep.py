@@ -251,6 +251,8 @@ def _show_measured(results: Results) -> None:
         if row.reason:
             output.answer(f"note: {row.name} {row.reason}")
     output.answer("note: objectives are no accuracies, and compare at equal rho only")
+    for note in answers.penalties((each.row.name, each.score, each.penalty) for each in results.references):
+        output.answer(note)
 
 
 def _cells(point: Point) -> tuple[str, ...]:

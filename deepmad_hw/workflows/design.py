@@ -19,10 +19,10 @@ from deepmad_hw.serde import ProblemFile, TableReference
 from deepmad_hw.serde_table import sidecar_path
 from deepmad_hw.solution import METHODS, Solution, Status
 from deepmad_hw.workflows.config import LatencyRequest, Run
-from deepmad_hw.workflows.networks import DESIGN_FILE, load_network
+from deepmad_hw.workflows.folders import DESIGN_FILE, PROBLEM_FILE
+from deepmad_hw.workflows.networks import load_network
 from deepmad_hw.workflows.uncovered import LenientModel, notes, require_operations
 
-PROBLEM_FILE = "problem.json"
 CERTIFICATE_FILE = "certificate.json"
 
 Loader = Callable[[Path], LatencyModel]

@@ -13,8 +13,7 @@ from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.expand import expand
 from deepmad_hw.layer import Graph
-
-DESIGN_FILE = "design.json"
+from deepmad_hw.workflows.folders import require_architecture, require_design_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +40,11 @@ def load_network(name_or_path: str | Path) -> Network:
 
     Raises:
         ConfigError: no such file or name.
-        InputFileError: the file holds no network that can be read.
+        InputFileError: the file or the folder holds no network, or none that can be read.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
-        return _designed(path / DESIGN_FILE, name=path.resolve().name)
+        return _designed(require_design_file(path), name=path.resolve().name)
     if path.suffix == ".onnx" and path.is_file():
         return _exported(path)
     if path.is_file():
@@ -99,7 +98,7 @@ def adapted(network: Network, *, classes: int | None = None, activation: str | N
 
 
 def _designed(path: Path, *, name: str) -> Network:
-    return from_architecture(serde.read_architecture(path), name=name)
+    return from_architecture(serde.architecture_from_json(require_architecture(path), where=str(path)), name=name)
 
 
 def _known(name: str, *, classes: int | None = None) -> Network:

@@ -17,6 +17,7 @@ from deepmad_hw.workflows.bench import BenchRow, bench
 from deepmad_hw.workflows.config import load_problem
 from deepmad_hw.workflows.design import design, save_design
 from deepmad_hw.workflows.export import export
+from deepmad_hw.workflows.folders import QUICKSTART_DESIGN as DESIGN_FOLDER
 from deepmad_hw.workflows.networks import load_network
 from deepmad_hw.workflows.profile import ProfileRequest, profile
 from deepmad_hw.workflows.report.page import report
@@ -32,7 +33,6 @@ GAP = 0.01
 TIME_LIMIT_S = 45.0
 METHOD = "certified"
 TABLE_FILE = "this-machine.csv"
-DESIGN_FOLDER = "design"
 MODEL_FILE = "design.onnx"
 REPORT_FILE = "report.html"
 NEAR_BUDGET = 4.0  # a reference network further from the budget than this factor is left out
@@ -45,6 +45,8 @@ class Line:
     Args:
         bench: its prediction and measurement.
         objective: DeepMAD's objective, or None where it is not defined.
+        score: its entropy score, or None.
+        penalty: what uneven depths take off the score, or None.
         rho: largest effectiveness; objectives compare at equal rho only.
         macs: multiply-adds.
         params: trainable parameters.
@@ -52,6 +54,8 @@ class Line:
 
     bench: BenchRow
     objective: float | None
+    score: float | None
+    penalty: float | None
     rho: float | None
     macs: int
     params: int
@@ -172,6 +176,8 @@ def _line(row: BenchRow, solution: Solution) -> Line:
     return Line(
         bench=row,
         objective=None if evaluation is None else evaluation.objective,
+        score=None if evaluation is None else evaluation.score,
+        penalty=None if evaluation is None else evaluation.penalty,
         rho=None if evaluation is None else evaluation.max_rho,
         macs=costs.macs(counted),
         params=costs.params(counted),

@@ -21,10 +21,13 @@ from deepmad_hw.jsonfile import Json, Place, plain, read_json, record, require_k
 from deepmad_hw.measurement import Environment
 from deepmad_hw.problem import Limits
 from deepmad_hw.solution import Solution
+from deepmad_hw.workflows.folders import SWEEP_FILE
 
 SCHEMA = 1
-SWEEP_FILE = "sweep.json"
 MEASURED_FILE = "measured.json"
+# Of the score: a depth penalty above it is told apart. It grows as the exponential of the spread of depths, so that of
+# ResNet-101 (3, 4, 23 and 3 blocks) is six times its score; designs have a hundredth.
+TOLD_PENALTY_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +83,8 @@ class Reference:
     Args:
         row: its prediction and measurement.
         objective: DeepMAD's, in this project's own layers, or None where it is not defined.
+        score: its entropy score, or None.
+        penalty: what uneven depths take off the score, or None.
         rho: largest effectiveness, or None.
         macs: multiply-adds, or None for a file that does not say.
         params: trainable parameters, or None.
@@ -90,6 +95,8 @@ class Reference:
 
     row: Row
     objective: float | None = None
+    score: float | None = None
+    penalty: float | None = None
     rho: float | None = None
     macs: int | None = None
     params: int | None = None
@@ -101,6 +108,18 @@ class Reference:
         """Refuse an accuracy without its source."""
         if self.top1_percent is not None and not self.top1_source:
             raise ConfigError("an accuracy needs its source", where="top1_source")
+
+
+def told_penalty(score: float | None, penalty: float | None) -> str | None:
+    """Return what an objective consists of where the depth penalty says more than the score, else None.
+
+    Args:
+        score: entropy score, or None where it is not known.
+        penalty: depth penalty, or None.
+    """
+    if score is None or penalty is None or penalty <= TOLD_PENALTY_SHARE * score:
+        return None
+    return f"score {score:,.0f}, depth penalty {penalty:,.0f}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,12 +18,11 @@ from deepmad_hw.latency import predict_ms, uncovered
 from deepmad_hw.layer import Graph
 from deepmad_hw.serde import ProblemFile, TableReference
 from deepmad_hw.solution import Solution
-from deepmad_hw.workflows.design import PROBLEM_FILE, table_sha256
+from deepmad_hw.workflows.design import table_sha256
+from deepmad_hw.workflows.folders import DESIGN_FILE, PROBLEM_FILE, QUICKSTART_DESIGN, SWEEP_FILE, reason
 from deepmad_hw.workflows.loop import read_loop
-from deepmad_hw.workflows.networks import DESIGN_FILE
 from deepmad_hw.workflows.results import (
     MEASURED_FILE,
-    SWEEP_FILE,
     Calibration,
     Point,
     Reference,
@@ -40,8 +39,6 @@ from deepmad_hw.workflows.results import (
 if TYPE_CHECKING:
     from deepmad_hw.predict.network import TableModel
     from deepmad_hw.workflows.bench import BenchRow
-
-QUICKSTART_DESIGN = "design"
 
 
 def load_results(folder: Path, *, bench: Path | None = None) -> Results:
@@ -175,7 +172,13 @@ def _completed(found: Reference) -> Reference:
     if own is None:
         return counted
     evaluation = check.evaluate(own)
-    return replace(counted, objective=evaluation.objective, rho=evaluation.max_rho)
+    return replace(
+        counted,
+        objective=evaluation.objective,
+        score=evaluation.score,
+        penalty=evaluation.penalty,
+        rho=evaluation.max_rho,
+    )
 
 
 def _designed(folder: Path, *, measured: Path) -> Results:
@@ -201,6 +204,7 @@ def _designed(folder: Path, *, measured: Path) -> Results:
         references=references,
         rounds=read_loop(folder)[0],
         tables=() if problem is None else tuple(_health(folder, table) for table in problem.tables),
+        notes=() if solution.architecture is not None else (f"holds no design: {reason(solution, point.limits)}",),
         versions=(("deepmad-hw", __version__), *solution.versions),
         commands=_commands(folder, solution, problem),
     )

@@ -28,7 +28,7 @@ from deepmad_hw.serde import ProblemFile, TableReference
 from deepmad_hw.solution import Solution, Status
 from deepmad_hw.workflows import executors
 from deepmad_hw.workflows.design import Question, design, load_table, save_design, table_sha256
-from deepmad_hw.workflows.networks import DESIGN_FILE
+from deepmad_hw.workflows.folders import DESIGN_FILE
 from deepmad_hw.workflows.results import Point, Results, TableHealth, write_results
 from deepmad_hw.workflows.results_folder import table_health
 from deepmad_hw.workflows.sweep_plan import Asked, Plan, Settings, own_group, table_paths

@@ -9,8 +9,8 @@ from pathlib import Path
 from deepmad_hw import serde
 from deepmad_hw.errors import TooNoisyError
 from deepmad_hw.workflows.design import save_design
+from deepmad_hw.workflows.folders import DESIGN_FILE
 from deepmad_hw.workflows.loop import LOOP_FILE, Measure, measured_loop, read_loop, write_loop
-from deepmad_hw.workflows.networks import DESIGN_FILE
 from deepmad_hw.workflows.results import Point, Results, Round, write_results
 from deepmad_hw.workflows.sweep_plan import Asked, Plan
 

@@ -20,8 +20,8 @@ from deepmad_hw.latency import LatencyModel
 from deepmad_hw.problem import Problem
 from deepmad_hw.serde import ProblemFile
 from deepmad_hw.solution import Evaluation, Solution, Status
-from deepmad_hw.workflows.design import CERTIFICATE_FILE, PROBLEM_FILE, Loader, load_table, table_sha256
-from deepmad_hw.workflows.networks import DESIGN_FILE
+from deepmad_hw.workflows.design import CERTIFICATE_FILE, Loader, load_table, table_sha256
+from deepmad_hw.workflows.folders import PROBLEM_FILE, reason, require_design_file
 
 # Sums of floats may differ in the last digits between machines; a table's regressor is refitted on each.
 EXACT, ANALYTIC, FITTED = 0.0, 1e-9, 1e-6
@@ -71,7 +71,7 @@ def verify(
     Raises:
         InputFileError: a file is missing, or a field differs from what is recomputed; the message names it.
     """
-    path = folder / DESIGN_FILE
+    path = require_design_file(folder)
     data = read_json(path)
     solution = serde.solution_from_json(data, where=str(path))
     file = serde.read_problem(folder / PROBLEM_FILE)
@@ -90,6 +90,8 @@ def verify(
     certified = list(_certificate(folder, solution, file))
     _refuse(folder / CERTIFICATE_FILE, _disagreements(certified))
     kept += certified
+    if solution.architecture is None:
+        notes = [f"holds no design: {reason(solution, file.problem.limits)}", *notes]
     return Verification(status=solution.status, checked=tuple(pair.field for pair in kept), notes=tuple(notes))
 
 

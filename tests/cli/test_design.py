@@ -16,6 +16,7 @@ from deepmad_hw.problem import LatencyLimit, Limits
 from deepmad_hw.solution import LatencyValue, Price, Status, Tightest
 from deepmad_hw.workflows import design as designs
 from deepmad_hw.workflows.config import load_problem
+from deepmad_hw.workflows.folders import needs
 
 
 class FixedModel:
@@ -310,9 +311,8 @@ def test_only_limits_that_fall_short_are_named_as_needs(designed):
         Tightest(limit="macs", value=1e6, unit="MACs"),
         Tightest(limit="memory", value=2.0**21, unit="bytes"),
     )
-    problem = load_problem("deepmad-r18")
     limits = Limits(macs=1e9, memory_bytes=2**20, latency=(LatencyLimit(table="board", budget_ms=5.0),))
-    line = answers.needs(replace(found, tightest=tightest), replace(problem, limits=limits))
+    line = needs(replace(found, tightest=tightest), limits)
     assert line == "latency:board needs at least 6 ms; memory needs at least 2 MiB"
 
 

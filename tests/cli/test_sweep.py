@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from deepmad_hw.cli import sweep
 from deepmad_hw.workflows import executors
-from deepmad_hw.workflows.results_folder import load_results
+from deepmad_hw.workflows.results import Results, Row, results_to_json
+from deepmad_hw.workflows.results_folder import described, load_results
 
 TABLE = Path(__file__).parents[2] / "latency_tables" / "amd-epyc-25-17-1-2cores" / "onnxruntime-fp32-b1-t1.csv"
 
@@ -212,3 +214,15 @@ def test_a_cluster_that_loses_a_worker_loses_no_point(run, config, tmp_path, clu
     assert sweep.wait() == 0
     assert run("sweep", config, *WORDS, "--out", tmp_path / "one", "--jobs", 1).code == 0
     assert untimed(tmp_path / "cluster") == untimed(tmp_path / "one")
+
+
+def test_a_reference_whose_depth_penalty_dwarfs_its_score_shows_both(capsys):
+    references = tuple(described(Row(name=name, measured_ms=9.0)) for name in ("resnet18", "resnet101"))
+    results = Results(name="small", points=(), references=references)
+    sweep.show(results)
+    lines = capsys.readouterr().out.splitlines()
+    assert "note: resnet101: score 34,909, depth penalty 220,265, for its uneven depths" in lines
+    assert not [line for line in lines if line.startswith("note: resnet18")]
+    small, large = results_to_json(results)["comparison"]
+    assert small["score"] - small["penalty"] == pytest.approx(small["objective"])
+    assert (round(large["score"]), round(large["penalty"])) == (34_909, 220_265)

@@ -7,11 +7,21 @@ from pathlib import Path
 import pytest
 
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.jsonfile import Place
 from deepmad_hw.measurement import NetworkMeasurement
 from deepmad_hw.solution import Solution, Status
 from deepmad_hw.workflows.bench import BenchRow
 from deepmad_hw.workflows.compare import NETWORKS, compared
-from deepmad_hw.workflows.results import Point, Results, results_from_json, results_to_json
+from deepmad_hw.workflows.results import (
+    Point,
+    Results,
+    Row,
+    reference_from_json,
+    results_from_json,
+    results_to_json,
+    told_penalty,
+)
+from deepmad_hw.workflows.results_folder import described
 
 TABLE = Path(__file__).parents[2] / "latency_tables" / "amd-epyc-25-17-1-2cores" / "onnxruntime-fp32-b1-t1.csv"
 
@@ -47,6 +57,7 @@ def test_designs_and_networks_are_measured_in_one_run(solution, measure, asked):
     assert resnet18.row.measured_ms == 2.0
     assert resnet18.macs > 1.8e9
     assert resnet18.objective > 0
+    assert resnet18.score - resnet18.penalty == resnet18.objective
     assert resnet18.top1_source.startswith("torchvision")
     released = found.references[-1]
     assert (released.row.name, released.top1_percent) == ("deepmad_89m", 84.0)
@@ -73,6 +84,22 @@ def test_a_network_that_nobody_trained_has_no_accuracy(solution, measure):
     results = Results(name="small", points=(Point(name="5ms", solution=solution),))
     found = compared(results, TABLE, networks=["regnet_y_400mf"], measure=measure)
     assert found.references[0].top1_percent is None
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("resnet18", None), ("deepmad_89m", None), ("resnet101", "score 34,909, depth penalty 220,265")],
+)
+def test_a_depth_penalty_that_dwarfs_the_score_is_told_apart(name, told):
+    found = described(Row(name=name))
+    assert told_penalty(found.score, found.penalty) == told
+    assert reference_from_json({"name": name, "score": found.score, "penalty": found.penalty}, Place("x")).score
+
+
+def test_a_penalty_is_told_from_half_the_score_on():
+    assert told_penalty(100.0, 50.0) is None
+    assert told_penalty(100.0, 50.1) == "score 100, depth penalty 50"
+    assert told_penalty(None, 1.0) is None
 
 
 def test_nothing_to_compare_is_said(measure):

@@ -300,7 +300,7 @@ def test_an_answer_without_a_design_is_checked_for_what_it_claims(problem, tmp_p
 
 
 def test_a_missing_file_is_named(tmp_path, load):
-    with pytest.raises(InputFileError, match=r"design\.json: cannot be read: No such file"):
+    with pytest.raises(InputFileError, match=r"holds no design: there is no design\.json in it"):
         verify(tmp_path, load=load)
 
 

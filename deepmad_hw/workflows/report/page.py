@@ -25,7 +25,7 @@ from deepmad_hw.workflows.report import drawing, facts, figures
 from deepmad_hw.workflows.report.facts import Design
 from deepmad_hw.workflows.report.figures import Plot
 from deepmad_hw.workflows.report.inline import inline_svg
-from deepmad_hw.workflows.results import Reference, Results, TableHealth
+from deepmad_hw.workflows.results import Reference, Results, TableHealth, told_penalty
 from deepmad_hw.workflows.results_folder import load_results
 
 NONE = "\u2013"
@@ -39,10 +39,12 @@ class Written:
     Args:
         page: the HTML file.
         plots: SVG and PNG of each plot.
+        notes: why there is no design to tell of, where there is none.
     """
 
     page: Path
     plots: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def report(
@@ -63,13 +65,15 @@ def report(
     found = results if isinstance(results, Results) else load_results(results, bench=bench)
     drawn = figures.plots(found)
     write_atomically(out, page(found, drawn).encode("utf-8", errors="replace"))
+    notes = () if facts.designs(found) else found.notes or ("no point of it holds a design",)
     if plots_folder is None:
-        return Written(page=out)
+        return Written(page=out, notes=notes)
     try:
         plots_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"the folder cannot be made: {error.strerror}", where=str(plots_folder)) from error
-    return Written(page=out, plots=tuple(path for plot in drawn for path in figures.save(plot, plots_folder)))
+    plots = tuple(path for plot in drawn for path in figures.save(plot, plots_folder))
+    return Written(page=out, plots=plots, notes=notes)
 
 
 def page(results: Results, drawn: Sequence[Plot] | None = None) -> str:
@@ -89,6 +93,7 @@ def page(results: Results, drawn: Sequence[Plot] | None = None) -> str:
     health = [_health(table) for table in results.tables]
     return environment.from_string(_resource("report.html.jinja")).render(
         results=results,
+        told_penalty=told_penalty,
         designs=designs,
         unsolved=[point for point in results.points if point.solution.evaluation is None],
         best=max(designs, key=lambda design: design.objective, default=None),

@@ -13,6 +13,7 @@ from deepmad_hw.errors import StorageError
 from deepmad_hw.solution import Solution, Status, Tightest
 from deepmad_hw.workflows.report.page import page, report
 from deepmad_hw.workflows.results import Point, Results
+from deepmad_hw.workflows.results_folder import described
 
 LARGEST_PAGE_BYTES = 6_000_000
 
@@ -109,6 +110,13 @@ def test_an_attacked_report_is_written_with_its_plots(attacked, tmp_path):
             elements = list(ET.parse(plot).getroot().iter())
             assert {"script", "a", "iframe", "image", "foreignObject"}.isdisjoint(e.tag.split("}")[1] for e in elements)
             assert not [name for element in elements for name in element.attrib if name.startswith("on")]
+
+
+def test_a_page_tells_score_and_penalty_where_the_penalty_dwarfs_the_score(latency_sweep):
+    assert "depth penalty 2" not in page(latency_sweep)
+    deep = described(replace(latency_sweep.references[0].row, name="resnet101"))
+    text = page(replace(latency_sweep, references=(deep,)))
+    assert text.count("score 34,909, depth penalty 220,265") == 2  # in the table and beside the mark
 
 
 def test_a_page_names_every_design_and_reference(latency_sweep):
