@@ -58,8 +58,11 @@ def table(
         drawn.add_column(heading, justify="right" if position in numbers else "left")
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))  # as plain text: a name may hold brackets
-    # Piped output is for files and programs, which have no width.
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
+    # Piped output is for files and programs, which have no width, and no colours whatever the environment says.
+    shown = sys.stdout.isatty()
+    console = Console(
+        file=sys.stdout, force_terminal=None if shown else False, width=None if shown else 160, highlight=False
+    )
     with console.capture() as captured:
         console.print(drawn)
     for line in captured.get().splitlines():

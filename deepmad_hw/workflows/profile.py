@@ -46,6 +46,13 @@ REFERENCES = ("resnet18", "mobilenet_v2", "resnet50", "efficientnet_b0")
 WIDTH_FACTORS = (0.75, 1.3)
 MORE_WIDTH_FACTORS = (0.5, 1.7)  # for small networks, whose many sorts of layers are quickly timed
 SMALL_NETWORK_MACS = 1e9
+# Layers of other sizes than those of 224x224 images, for networks of elsewhere: name, factor of widths, pixels.
+OTHER_SIZES = (
+    ("resnet18", 0.5, 320),
+    ("mobilenet_v2", 0.75, 320),
+    ("resnet18", 0.75, 96),
+    ("mobilenet_v2", 1.3, 96),
+)
 PROBE_STEPS = 3  # stages drawn from each stage of a space, fewer where that passes LARGEST_PROBE_MACS
 LARGEST_PROBE_MACS = 6e9
 # A plan must not depend on this machine, or it could not be resumed; so its size follows from a nominal speed.
@@ -163,7 +170,8 @@ def choose(request: ProfileRequest) -> list[Chosen]:
     """
     random = np.random.default_rng(request.seed)
     seconds = _round_s(request) - sum(_operations_s(probe, request.batch) for probe in choose_operations(request))
-    chosen = [Chosen(graph=graph) for graph in (*_corners(request.spaces), *_rescaled(request.references))]
+    others = _of_other_sizes() if choose_operations(request) else []
+    chosen = [Chosen(graph=graph) for graph in (*_corners(request.spaces), *_rescaled(request.references), *others)]
     probes, networks = _probes(request, random), _networks(request, random)
     spent_s = sum(_unit_s(item, request.batch) for item in chosen)
     for count in itertools.count():
@@ -257,6 +265,13 @@ def _rescaled(names: Sequence[str]) -> list[Graph]:
         factors = WIDTH_FACTORS if costs.macs(graph) > SMALL_NETWORK_MACS else WIDTH_FACTORS + MORE_WIDTH_FACTORS
         found += [sampling.rescaled(graph, factor, name=f"{name}_x{factor:g}") for factor in factors]
     return found
+
+
+def _of_other_sizes() -> list[Graph]:
+    return [
+        sampling.rescaled(reference.get(name, resolution=(side, side)), factor, name=f"{name}_x{factor:g}_{side}")
+        for name, factor, side in OTHER_SIZES
+    ]
 
 
 def _smallest(space: Space) -> Architecture:

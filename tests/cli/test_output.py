@@ -2,10 +2,14 @@
 
 import json
 
+import pytest
+
 from deepmad_hw.cli import output
 
 
-def test_a_table_is_plain_text_off_a_terminal(capsys):
+@pytest.mark.parametrize("asked", ["FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR", "COLUMNS"])
+def test_a_table_is_plain_text_off_a_terminal(capsys, monkeypatch, asked):
+    monkeypatch.setenv(asked, "1")
     output.table(("name", "n"), [("a[b]", "1"), ("long name", "20")], numbers=(1,))
     captured = capsys.readouterr()
     assert [line.split() for line in captured.out.splitlines() if line[0] != "─"] == [
