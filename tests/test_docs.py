@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from deepmad_hw import cli
 from deepmad_hw.cli.app import VERBS, app
+from deepmad_hw.layer import OperationSpec
 from deepmad_hw.serde_table import COLUMNS
 from profilers import command
 
@@ -224,4 +225,8 @@ def test_the_readme_lists_every_exit_code():
 def test_the_columns_of_a_latency_table_are_explained():
     text = (ROOT / "latency_tables" / "README.md").read_text()
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, flags=re.MULTILINE)
-    assert tuple(name for row in rows for name in re.findall(r"\w+", row)) == COLUMNS
+    operation = tuple(field.name for field in fields(OperationSpec))
+    assert tuple(name for row in rows for name in re.findall(r"\w+", row)) == (
+        *COLUMNS,
+        *(*operation, "status", "samples_us"),  # the keys of the JSON's other operations
+    )
