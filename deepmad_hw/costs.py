@@ -53,13 +53,13 @@ def layer_operation(spec: LayerSpec, *, value_type: str = "fp32") -> OperationSp
     written = spec.out_channels * spec.out_height * spec.out_width
     dense = "depthwise_conv" if spec.depthwise else "conv" if spec.groups == 1 else "grouped_conv"
     kinds = {"conv": dense, "linear": "matmul", "scale": "mul_broadcast"}
-    window = written * spec.kernel**2 if spec.op in ("max_pool", "avg_pool") else int(layer_macs(spec))
+    windows = {"max_pool": written * spec.kernel**2, "avg_pool": written * spec.kernel**2, "global_pool": read}
     return OperationSpec(
         kind=kinds.get(spec.op, spec.op),
         value_type=value_type,
         read_values=read * (2 if spec.op == "add" else 1) + (written if spec.residual else 0),
         written_values=written,
-        macs=window,
+        macs=windows.get(spec.op, int(layer_macs(spec))),
         weight_values=int(layer_weights(spec)),
     )
 

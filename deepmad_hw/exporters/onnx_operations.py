@@ -145,6 +145,8 @@ class Sized:
 def operation_of(sized: Sized) -> OperationSpec | None:
     """Return the work of an operator, per image; None where no kind of operation stands for it, or sizes are unknown.
 
+    Amounts are counted as in `operation_probes`, so that laws and what they are asked speak of the same.
+
     Args:
         sized: the operator with its tensors.
     """
@@ -154,8 +156,6 @@ def operation_of(sized: Sized) -> OperationSpec | None:
         return None
     batch = _batch(sized)
     read, written = (sum(map(math.prod, shapes)) // batch for shapes in (reads, sized.writes))
-    if kind in ("slice", "gather"):
-        read = written  # the rest of its input is not touched
     try:
         return OperationSpec(
             kind=kind,
@@ -218,6 +218,8 @@ def _macs(sized: Sized, kind: str) -> int:
         return written * math.prod(_kernel(sized)[1:])
     if kind == "conv_transpose":
         return math.prod(sized.reads[0]) * math.prod(_kernel(sized)[1:])
+    if kind == "global_pool":
+        return math.prod(sized.reads[0])
     if kind in ("max_pool", "avg_pool"):
         return written * int(math.prod(sized.attributes.get("kernel_shape", (1,))))
     if kind == "matmul":
@@ -231,6 +233,6 @@ def _macs(sized: Sized, kind: str) -> int:
 
 
 def _weights(sized: Sized, kind: str) -> int:
-    if kind in ("conv", "depthwise_conv", "grouped_conv", "conv_transpose", "matmul", "recurrent"):
-        return sum(math.prod(shape) for shape in sized.constants)
-    return 0
+    """Return the values of its constants, those of moves left out: they are sizes and positions."""
+    moves = {*_MOVES.values(), "resize_nearest", "resize_linear"}
+    return 0 if kind in moves else sum(math.prod(shape) for shape in sized.constants)

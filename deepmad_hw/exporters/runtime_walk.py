@@ -8,6 +8,7 @@ rule foresaw a merge that did not happen, the layer is taken apart.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,9 @@ HEAVY = {
     "add": ("Add", "Sum"),
 }
 MERGED = ("relu", "relu6", "sigmoid", "hardsigmoid")  # activations that cost nothing, because a convolution does them
+_MARK = re.compile(
+    r"(_bn)?_nchwc$|_token_\d+$"
+)  # what the runtime appends to the name of what it makes an operation of
 OWN_ACTIVATIONS = ("Relu", "Clip", "Sigmoid", "HardSigmoid", "LeakyRelu", "Tanh")
 
 
@@ -104,7 +108,9 @@ class _Holder:
             yield f"{self._reorders} changes of layout are in the rows of the layers beside them"
 
     def _unit_of(self, each: LookedAt) -> _Unit | None:
-        owners = (self._owner.get(tensor) for tensor in each.operation.outputs)
+        # What is written in another layout goes by the tensor that is read in it; its own name still tells.
+        own = _MARK.sub("", each.operation.name)
+        owners = (*(self._owner.get(tensor, "") for tensor in each.operation.outputs), self._owner.get(own, own))
         return next((self._units[name] for name in owners if name in self._units), None)
 
     def _take(self, index: int, run: Sequence[LookedAt], units: Sequence[_Unit | None]) -> str:

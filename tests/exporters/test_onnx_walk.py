@@ -320,7 +320,7 @@ MAP, SMALL = 16 * 64 * 64, 16 * 32 * 32  # values
         (lambda d: d.op("Transpose", perm=[0, 2, 3, 1], name="it"), ("transpose", MAP, MAP, 0, 0)),
         (lambda d: d.op("Softplus", name="it"), ("softplus", MAP, MAP, 0, 0)),
         (lambda d: d.op("Mul", d.last, "x", name="it"), ("mul", 2 * MAP, MAP, 0, 0)),
-        (lambda d: d.op("Add", d.last, d.weight(16, 1, 1), name="it"), ("add_broadcast", MAP, MAP, 0, 0)),
+        (lambda d: d.op("Add", d.last, d.weight(16, 1, 1), name="it"), ("add_broadcast", MAP, MAP, 0, 16)),
         (lambda d: d.op("MatMul", d.last, d.weight(64, 4), name="it"), ("matmul", MAP, MAP // 16, 4 * MAP, 256)),
         (
             lambda d: d.conv(8, 16, kernel=3, dilations=[2, 2], name="it", bias=False),
@@ -340,7 +340,7 @@ MAP, SMALL = 16 * 64 * 64, 16 * 32 * 32  # values
         ),
         (lambda d: d.op("ReduceMean", d.last, name="it"), ("reduce", MAP, 1, 0, 0)),
         (lambda d: d.op("MaxPool", kernel_shape=[1, 3], name="it"), ("max_pool", MAP, 16 * 64 * 62, 48 * 64 * 62, 0)),
-        (lambda d: d.op("Slice", d.last, *sliced(d), name="it"), ("slice", MAP // 2, MAP // 2, 0, 0)),
+        (lambda d: d.op("Slice", d.last, *sliced(d), name="it"), ("slice", MAP, MAP // 2, 0, 0)),
         (None, None),
     ],
 )
