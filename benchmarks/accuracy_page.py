@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 INTERPOLATORS = Path("benchmarks/results/interpolators.json")
+FOREIGN = Path("benchmarks/results/foreign.json")
 GROUPS = {
     "random": "random members of the spaces",
     "design": "designs under a latency limit of the shipped table",
@@ -110,13 +111,80 @@ def main():
     out = parser.parse_args().out
     data = json.loads(accuracy.SUMMARY.read_text(encoding="utf-8"))
     comparison = json.loads(INTERPOLATORS.read_text(encoding="utf-8"))
-    out.write_text(page(data["summary"], data["networks"], comparison), encoding="utf-8")
+    foreign = json.loads(FOREIGN.read_text(encoding="utf-8"))
+    out.write_text(page(data["summary"], data["networks"], comparison) + others(foreign), encoding="utf-8")
     # The same file for the same data: no date, no random names, text as text.
     mpl.rcParams.update({"svg.hashsalt": "accuracy", "svg.fonttype": "none", "font.size": 9})
     rows = data["networks"]
     _saved(_errors_plot(rows), out.with_name("accuracy-errors.svg"))
     _saved(_networks_plot(rows, data["summary"]["margin"]), out.with_name("accuracy-networks.svg"))
     _saved(_interpolators_plot(comparison), out.with_name("accuracy-interpolators.svg"))
+
+
+OTHERS = """
+## Networks of others
+
+{networks} networks that no block family has, from PyTorch's exporters (`tests/exporters/foreign_torch.py`), measured
+beside their prediction in one interleaved run on {machine}, {date}, with the table of ten minutes that comes along for
+that machine:
+
+```
+{command}
+```
+
+{summary}
+
+Where more than a tenth of a number would rest on extrapolation, none is given: such a network counts as not
+predicted. A network is in the column without extrapolation where not more than a hundredth of it does.
+
+{every}
+"""
+
+
+def others(made):
+    """Return the section on networks that no block family has."""
+    parts = {"all": "all", "measured_parts": "no extrapolation", "guessed_parts": "some extrapolation"}
+    found = [made["summary"][part] for part in parts]
+    figures = {
+        "networks": lambda part: str(part["networks"]),
+        "measured": lambda part: str(part["measured"]),
+        "predicted": lambda part: str(part["predicted"]),
+        "median error": lambda part: _percent(part["median_error"]),
+        "mean error": lambda part: _percent(part["mean_error"], sign="+"),
+        "nine in ten within": lambda part: _percent(part["ninth_decile"]),
+        "worst error": lambda part: _percent(part["worst_error"]),
+        "measured inside the 90 % interval": lambda part: _percent(part["inside_interval"]),
+    }
+    lines = [[name, *(figure(part) for part in found)] for name, figure in figures.items()]
+    return OTHERS.format(
+        networks=made["summary"]["all"]["networks"],
+        machine=made["machine"],
+        date=made["date"],
+        command=made["command"],
+        summary=_table(["figure", *parts.values()], lines),
+        every=_table(
+            ("network", "MACs", "measured ms", "predicted ms", "interval", "error", "extrapolated"),
+            [_other(row) for row in made["networks"]],
+        ),
+    )
+
+
+def _percent(share, *, sign=""):
+    return "-" if share is None else f"{100 * share:{sign}.1f} %"
+
+
+def _other(row):
+    known = row["predicted_ms"] is not None
+    error = row["predicted_ms"] / row["measured_ms"] - 1 if known and row["measured_ms"] else None
+    return [
+        row["name"],
+        f"{row['macs'] / 1e6:,.0f}M",
+        f"{row['measured_ms']:.2f}" if row["measured_ms"] else "-",
+        f"{row['predicted_ms']:.2f}" if known else "none",
+        f"{row['lower_ms']:.2f}..{row['upper_ms']:.2f}" if known else "",
+        _percent(error, sign="+"),
+        _percent(row["extrapolated_share"]),
+    ]
 
 
 def page(summary, rows, comparison):

@@ -4,6 +4,8 @@ Run from the project's folder, with nothing else running, on the machine that th
 
     python benchmarks/foreign.py --table TABLE.csv --out benchmarks/results/foreign.json
 
+`--again RESULT.json` takes the measured times of an earlier run on the same table and only predicts anew.
+
 The networks are what PyTorch's exporters make of the modules in tests/exporters/foreign_torch.py: none is a member of a
 block family, and none was profiled. More files may be named; those that leave a size free are left out.
 """
@@ -30,8 +32,12 @@ def main():
     options = _options()
     with tempfile.TemporaryDirectory() as name:
         paths = [*_written(Path(name)), *options.files]
-        rows = bench(paths, table=options.table, seconds_per_network=options.seconds, on_tick=_tell)
-    networks = [_network(row) for row in rows]
+        if options.again is None:
+            rows = bench(paths, table=options.table, seconds_per_network=options.seconds, on_tick=_tell)
+            networks = [_network(row) for row in rows]
+        else:
+            rows = bench(paths, table=options.table, predict_only=True)
+            networks = _measured_before(rows, json.loads(options.again.read_text(encoding="utf-8")))
     made = {
         "command": origin.command(),
         "date": datetime.date.today().isoformat(),
@@ -78,6 +84,13 @@ def _network(row):
     }
 
 
+def _measured_before(rows, earlier):
+    """Return predictions beside the measured times of an earlier run."""
+    before = {row["name"]: row for row in earlier["networks"]}
+    kept = ("measured_ms", "relative_error", "status", "drift")
+    return [{**_network(row), **{key: before[row.name][key] for key in kept}} for row in rows]
+
+
 def summary(networks):
     """Return how well some networks were predicted; times are brought to the speed the table was made at.
 
@@ -111,6 +124,7 @@ def _options():
     parser.add_argument("files", nargs="*", type=Path, help="more ONNX files")
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=4.0, help="measuring time of a network")
+    parser.add_argument("--again", type=Path, help="take the measured times of this result")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

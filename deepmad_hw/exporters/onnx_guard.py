@@ -162,6 +162,9 @@ def _complaint(model: Any) -> str | None:
     del sized.graph.value_info[:]
     for value in sized.graph.output:
         value.type.tensor_type.ClearField("shape")
+    for size in (size for value in sized.graph.input for size in value.type.tensor_type.shape.dim):
+        if size.dim_value < 0:  # free, as some exporters write it
+            size.Clear()
     try:
         inferred = shape_inference.infer_shapes(sized, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(inferred)

@@ -160,10 +160,13 @@ def read_data(path: Path) -> dict[str, NDArray[Any]]:
     """
     where = str(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputFileError("holds one array without a name", where=where, hint="write it with numpy.savez")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputFileError("holds one array without a name", where=where, hint="write it with numpy.savez")
+        with archive:
             arrays = {name: np.ascontiguousarray(archive[name]) for name in archive.files}
+    except InputFileError:
+        raise
     except OSError as error:
         raise InputFileError(f"cannot be read: {error.strerror or error}", where=where) from error
     except (ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
