@@ -238,7 +238,7 @@ class _View:
 
 
 def _is_zero(tensor: Any) -> bool:
-    return math.prod(tensor.dims) == 1 and not numpy_helper.to_array(tensor).any()
+    return tuple(tensor.dims) in ((), (1,)) and not numpy_helper.to_array(tensor).any()
 
 
 def _inferred(model: Any) -> dict[str, TensorKind]:

@@ -23,6 +23,8 @@ MEASURED, LAW, EXTRAPOLATED, MISSING = "measured", "law", "extrapolated", "missi
 MAX_EXTRAPOLATED = 0.1  # share of a network's latency, beyond which no number is given for it
 EXTRAPOLATED_MARGIN = 0.5  # of what rests on extrapolation
 UNKNOWN_MARGIN = 0.3  # of a law with too few operations to tell how far it strays
+# Amounts of work do not say that windows are large or channels few; laws were fitted to others than these.
+LARGEST_KERNEL, FEWEST_CHANNELS = 7, 16
 # What it takes follows the signs of its values: 0.8 ns a value in a probe, 5.5 in a network of random weights.
 FOLLOWS_VALUES = frozenset({"prelu"})
 # Activations that a convolution does on the way, whichever of them it is.
@@ -150,6 +152,10 @@ def _from_others(name: str, spec: LayerSpec, model: TableModel) -> Part:
 
 def _alone(name: str, spec: LayerSpec, model: TableModel) -> Part | None:
     """Return a layer by the law of its operation and that of its activation, None outside what these were fitted to."""
+    if spec.op == "conv" and (
+        spec.kernel > LARGEST_KERNEL or min(spec.in_channels, spec.out_channels) < FEWEST_CHANNELS
+    ):
+        return None
     activation = [] if spec.activation in ON_THE_WAY else [_activation(spec)]
     laws = [costs.layer_operation(spec), *activation]
     if not model.operations.covers(laws).all() or model.operations.extrapolates(laws).any():
