@@ -238,7 +238,8 @@ class _View:
 
 
 def _is_zero(tensor: Any) -> bool:
-    return tuple(tensor.dims) in ((), (1,)) and not numpy_helper.to_array(tensor).any()
+    stored = tensor.raw_data or tensor.float_data or tensor.int32_data  # a weight may be a shape alone
+    return tuple(tensor.dims) in ((), (1,)) and bool(stored) and not numpy_helper.to_array(tensor).any()
 
 
 def _inferred(model: Any) -> dict[str, TensorKind]:

@@ -241,7 +241,7 @@ def test_a_first_run_whose_times_are_unsure_is_shown_and_ends_with_its_code(run,
         status="noisy",
         reason="was disturbed every time it was measured, its median is known to 33% only",
     )
-    line = quickstarts.Line(bench=row, objective=1.0, rho=0.5, macs=1, params=1)
+    line = quickstarts.Line(bench=row, objective=1.0, rho=0.5, macs=1, params=1, score=2.0, penalty=1.0)
     solution = Solution(problem="small", method="fast", status=Status.FAILED, stopped="not asked here")
     made = quickstarts.Quickstart(folder=tmp_path, budget_ms=5.0, solution=solution, lines=(line,))
     monkeypatch.setattr(quickstarts, "quickstart", lambda *_, **__: made)
