@@ -32,14 +32,17 @@ def main():
     options = _options()
     with tempfile.TemporaryDirectory() as name:
         paths = [*_written(Path(name)), *options.files]
+        command = origin.command()
         if options.again is None:
             rows = bench(paths, table=options.table, seconds_per_network=options.seconds, on_tick=_tell)
             networks = [_network(row) for row in rows]
         else:
             rows = bench(paths, table=options.table, predict_only=True)
-            networks = _measured_before(rows, json.loads(options.again.read_text(encoding="utf-8")))
+            earlier = json.loads(options.again.read_text(encoding="utf-8"))
+            networks = _measured_before(rows, earlier)
+            command = f"{earlier['command'].splitlines()[0]}\n{command}"
     made = {
-        "command": origin.command(),
+        "command": command,
         "date": datetime.date.today().isoformat(),
         "machine": origin.machine(),
         "versions": dict(versions()),

@@ -74,7 +74,7 @@ def session(model: bytes, *, where: str = "onnx") -> Session:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised, not logged
-    # Without it sums of bytes saturate on processors without VNNI, and a file made for another device looks broken here.
+    # Without it sums of bytes saturate on processors without VNNI, and files for other devices look broken here.
     options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         loaded = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
