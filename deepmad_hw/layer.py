@@ -11,7 +11,7 @@ OPERATIONS = ("conv", "linear", "avg_pool", "max_pool", "global_pool", "scale", 
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid")
 # Operations outside the block families, each timed by a law of its own; see `OperationSpec`.
 KINDS = (
-    *("batch_norm", "group_norm", "instance_norm", "layer_norm"),
+    *("batch_norm", "group_norm", "instance_norm", "layer_norm", "other_norm"),
     *(
         "abs",
         "clip",

@@ -90,6 +90,7 @@ _NORMS = {
     "RMSNormalization": "layer_norm",
     "SimplifiedLayerNormalization": "layer_norm",
     "SkipLayerNormalization": "layer_norm",
+    "LRN": "other_norm",
     "LogSoftmax": "softmax",
     "Softmax": "softmax",
     "ArgMax": "reduce",
@@ -124,6 +125,7 @@ class Sized:
         constants: shapes of those that are not.
         writes: shapes of its outputs.
         value_type: of what it computes on, as in `onnx.TensorProto`.
+        batch: images that the network takes at once.
     """
 
     operator: str
@@ -132,6 +134,7 @@ class Sized:
     constants: Sequence[Shape] = ()
     writes: Sequence[Shape]
     value_type: int = TensorProto.FLOAT
+    batch: int = 1
 
     @property
     def plain_operator(self) -> str:
@@ -154,19 +157,22 @@ def operation_of(sized: Sized) -> OperationSpec | None:
     reads = sized.reads or sized.constants[:1]  # the floats of constant bytes are made in every run
     if kind is None or not reads or not sized.writes:
         return None
-    batch = _batch(sized)
-    read, written = (sum(map(math.prod, shapes)) // batch for shapes in (reads, sized.writes))
+    read, written = (_per_image(sum(map(math.prod, shapes)), sized.batch) for shapes in (reads, sized.writes))
     try:
         return OperationSpec(
             kind=kind,
             value_type=_VALUE_TYPES.get(sized.value_type, "other"),
             read_values=read,
             written_values=written,
-            macs=_macs(sized, kind) // batch,
+            macs=_per_image(_macs(sized, kind), sized.batch),
             weight_values=_weights(sized, kind),
         )
     except ConfigError:  # a tensor without values
         return None
+
+
+def _per_image(amount: int, batch: int) -> int:
+    return -(-amount // batch)  # rounded up: what does not grow with the batch is not nothing
 
 
 def _kind(sized: Sized) -> str | None:
@@ -198,12 +204,6 @@ def _convolution(sized: Sized) -> str:
     if groups == 1:
         return "conv"
     return "depthwise_conv" if len(weight) > 1 and weight[1] == 1 else "grouped_conv"
-
-
-def _batch(sized: Sized) -> int:
-    """Return how many images the tensors hold: the first size that all of rank 4 share."""
-    firsts = {shape[0] for shape in (*sized.reads, *sized.writes) if len(shape) == IMAGE_RANK}
-    return max(1, firsts.pop()) if len(firsts) == 1 else 1
 
 
 def _kernel(sized: Sized) -> Shape:

@@ -77,6 +77,7 @@ class Walk:
         notes: what is left out, or stands for something that is only nearly the same.
         precision: ``fp32``, ``fp16`` or ``int8``.
         members: for each layer and operation the tensors that its operations make, the last one's last.
+        batch: images that it takes at once.
     """
 
     nodes: tuple[Node, ...]
@@ -85,6 +86,7 @@ class Walk:
     notes: tuple[str, ...] = ()
     precision: str = "fp32"
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    batch: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +172,12 @@ class _View:
             for root in dict.fromkeys(op.roots):
                 self.readers[root].append(op)
         self.outputs = {self.root(info.name) for info in graph.output}
+
+    @property
+    def batch(self) -> int:
+        """Return how many images it takes at once: the first size of its first input of four dimensions."""
+        shapes = (self.shape(name) for name in self.images)
+        return max(1, next((shape[0] for shape in shapes if len(shape) == IMAGE_RANK), 1))
 
     def root(self, tensor: str) -> str:
         """Return what a tensor is a view of."""
@@ -301,6 +309,7 @@ class _Walker:
             uncovered=tuple(self._uncovered),
             notes=tuple(dict.fromkeys(self._notes)),
             precision=precision,
+            batch=self._view.batch,
         )
 
     def _set_apart(self, strangers: Mapping[str, str]) -> None:
@@ -348,6 +357,7 @@ class _Walker:
             constants=[self._view.shape(name) for name in op.inputs if name in self._view.constants],
             writes=written,
             value_type=self._view.value_type(op.inputs[0]) if op.inputs else TensorProto.FLOAT,
+            batch=self._view.batch,
         )
         spec = operation_of(sized)
         values = sum(map(math.prod, written))

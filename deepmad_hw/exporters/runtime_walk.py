@@ -139,7 +139,7 @@ class _Holder:
 
     def _stand_alone(self, each: LookedAt) -> str:
         name = self._named(each)
-        spec = operation_of(_sized(each))
+        spec = operation_of(_sized(each, batch=self._walk.batch))
         values = sum(map(math.prod, each.writes))
         if spec is not None:
             self._operations.append(Operation(name=name, spec=spec))
@@ -184,7 +184,7 @@ class _Holder:
         return replace(node, spec=spec, inputs=inputs)
 
 
-def _sized(each: LookedAt) -> Sized:
+def _sized(each: LookedAt, *, batch: int = 1) -> Sized:
     operation = each.operation
     return Sized(
         operator=operation.kind,
@@ -193,6 +193,7 @@ def _sized(each: LookedAt) -> Sized:
         constants=each.constants,
         writes=each.writes,
         value_type=each.value_type,
+        batch=batch,
     )
 
 

@@ -54,6 +54,7 @@ SIMILAR: dict[str, tuple[str, ...]] = {
     "instance_norm": ("layer_norm", "batch_norm"),
     "group_norm": ("instance_norm", "layer_norm"),
     "layer_norm": ("instance_norm", "softmax"),
+    "other_norm": ("layer_norm", "softmax"),
     "softmax": ("layer_norm", "exp"),
     "reduce": ("global_pool",),
     "global_pool": ("reduce",),
