@@ -17,6 +17,7 @@ Group = tuple[NDArray[np.intp], NDArray[np.intp]]  # which rows are judged, and 
 # A row is odd if its time is this many times longer or shorter than the rows around it say: more than the steps between
 # a runtime's kernels (seen: 10 in full tables, 33 where few rows are left of one), less than between two units (1000).
 ODD_FACTOR = 50.0
+ROWS_AT_ONCE = 512  # whose distances to all others are held at once
 NEIGHBOURS = 8  # whose median says what a row should take; half of them may be odd themselves
 MIN_ROWS = 9  # of an operation; fewer cannot say which of them is odd
 # Where more rows of a kind lie far from their neighbours, that is its nature: steps between kernels, not mistakes.
@@ -122,11 +123,26 @@ def _neighbourhoods(specs: Sequence[LayerSpec], keys: Sequence[Callable[[LayerSp
 
 def _median_around(points: Floats, values: Floats, judged: NDArray[np.intp], among: NDArray[np.intp]) -> Floats:
     """Return for each row the median value of its nearest neighbours, itself left out."""
-    from scipy.spatial import cKDTree
-
     count = min(NEIGHBOURS + 1, len(among))
-    nearest = among[cKDTree(points[among]).query(points[judged], k=count)[1]]
+    nearest = among[np.concatenate([_nearest(points[among], part, count) for part in _parts(points[judged])])]
     itself = nearest == judged[:, None]
     itself[~itself.any(axis=1), -1] = True  # it has as many twins as neighbours are asked for: one of them goes instead
     medians: Floats = np.median(values[nearest[~itself].reshape(len(judged), count - 1)], axis=1)
     return medians
+
+
+def _parts(points: Floats) -> list[Floats]:
+    return np.array_split(points, -(-len(points) // ROWS_AT_ONCE))
+
+
+def _nearest(points: Floats, asked: Floats, count: int) -> NDArray[np.intp]:
+    """Return the positions of the nearest points of each that is asked for, the nearest first, [asked, count].
+
+    All distances at once: scipy's tree ended processes that had loaded solvers and runtimes before (segmentation
+    fault in its query), and scikit-learn takes too long to load.
+    """
+    squares = (points**2).sum(axis=1) - 2 * asked @ points.T  # less the asked point's own, which orders nothing
+    near = np.argpartition(squares, count - 1, axis=1)[:, :count]
+    order = np.argsort(np.take_along_axis(squares, near, axis=1), axis=1, kind="stable")
+    nearest: NDArray[np.intp] = np.take_along_axis(near, order, axis=1)
+    return nearest
