@@ -36,6 +36,9 @@ class Unit:
         canary_us: times of the canary's runs around and between the probe's.
         total_us: times of the probe's unprofiled runs.
         nodes_us: per node, the microseconds of each profiled run.
+        whole_runs: how many of the unprofiled runs each block has; empty where all count as one block.
+        profiled_runs: how many of the profiled runs each block has.
+        block: which of its unit's blocks this is, where it is one of several, see `profilers.samples.blocks`.
         operations: per node, how many operations the runtime made of it.
         seconds: how long the unit took in all.
         stolen: share of processor time that a hypervisor gave to others meanwhile, None where the system does not tell.
@@ -50,6 +53,9 @@ class Unit:
     canary_us: tuple[float, ...] = ()
     total_us: tuple[float, ...] = ()
     nodes_us: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    whole_runs: tuple[int, ...] = ()
+    profiled_runs: tuple[int, ...] = ()
+    block: int = 0
     operations: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     stolen: float | None = 0.0
@@ -136,7 +142,7 @@ class Journal:
         Raises:
             StorageError: the disk does not take it.
         """
-        text = json.dumps({key: value for key, value in asdict(unit).items() if key not in ("probe", "round")})
+        text = json.dumps({key: value for key, value in asdict(unit).items() if key not in ("probe", "round", "block")})
         row = (unit.probe, unit.round, text, _checksum(unit.probe, unit.round, text))
         with _explained(self.path):
             self._connection.execute("INSERT INTO units VALUES (?, ?, ?, ?)", row)
@@ -179,6 +185,8 @@ def _unit(probe: str, number: int, data: dict[str, Any]) -> Unit:
         canary_us=tuple(data["canary_us"]),
         total_us=tuple(data["total_us"]),
         nodes_us={name: tuple(values) for name, values in data["nodes_us"].items()},
+        whole_runs=tuple(data.get("whole_runs", ())),  # older journals do not part blocks
+        profiled_runs=tuple(data.get("profiled_runs", ())),
         operations=data["operations"],
         seconds=data["seconds"],
         stolen=data["stolen"],

@@ -168,7 +168,7 @@ def _require_governor(governor: str, *, where: str) -> None:
 
 def _useful_s(unit: Unit) -> float:
     """Return the time that a unit takes off the budget: what was disturbed is no use, so it is spent again."""
-    return unit.seconds if unit.status == "ok" and not samples.disturbed(unit) else 0.0
+    return unit.seconds * samples.calm_share(unit) if unit.status == "ok" else 0.0
 
 
 def _orders(plan: Plan, units: list[Unit], effort: Effort) -> Iterator[tuple[Probe, int, bool]]:
@@ -176,8 +176,7 @@ def _orders(plan: Plan, units: list[Unit], effort: Effort) -> Iterator[tuple[Pro
     done = {(unit.probe, unit.round) for unit in units}
     for number in range(effort.max_rounds):
         # `units` grows while this runs: each round looks at all rounds before it.
-        bad = samples.contaminated(units)
-        calm = Counter(unit.probe for unit in units if unit.status == "ok" and (unit.probe, unit.round) not in bad)
+        calm = Counter(probe for probe, _ in samples.calm_rounds(units))
         full = {probe for probe, rounds in calm.items() if rounds >= effort.min_rounds}
         passed = _given_up(units) | (_settled(units, effort) & full)
         for probe in plan.probes:

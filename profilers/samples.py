@@ -7,7 +7,8 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement, OperationMeasurement
 from profilers.journal import Unit
@@ -29,6 +30,35 @@ MIN_RUNS_OF_CROWDS = 12  # fewer say nothing about crowds
 LEAST_KEPT = 0.1  # share of a node's profiled time that is left to it, whatever the profiler is said to add
 
 
+Key = tuple[str, int, int]  # probe, round, block
+
+
+def blocks(unit: Unit) -> list[Unit]:
+    """Return the blocks of a unit, each with the canary's runs before and after it, as units of their own.
+
+    A shared machine changes its speed within a unit; what is asked of a unit is then answered by each of its blocks.
+    Blocks all of whose runs were interrupted are left out.
+
+    Args:
+        unit: a measured unit; one that does not tell its blocks is one block.
+    """
+    if len(unit.whole_runs) < 2:
+        return [unit]
+    found = []
+    whole_ends = [0, *itertools.accumulate(unit.whole_runs)]
+    profiled_ends = [0, *itertools.accumulate(unit.profiled_runs or [0] * len(unit.whole_runs))]
+    for block, (whole, profiled) in enumerate(
+        zip(itertools.pairwise(whole_ends), itertools.pairwise(profiled_ends), strict=True)
+    ):
+        total_us = unit.total_us[slice(*whole)]
+        nodes_us = {name: values[slice(*profiled)] for name, values in unit.nodes_us.items()}
+        if total_us and all(nodes_us.values()):
+            around = unit.canary_us[block * CANARY_RUNS : (block + 2) * CANARY_RUNS]
+            cleared: dict[str, Any] = {"whole_runs": (), "profiled_runs": (), "block": block}
+            found.append(replace(unit, canary_us=around, total_us=total_us, nodes_us=nodes_us, **cleared))
+    return found or [unit]
+
+
 def canary_level_us(unit: Unit) -> float:
     """Return how slow the machine was during a unit: the median over the canary's blocks of their fastest run.
 
@@ -39,17 +69,30 @@ def canary_level_us(unit: Unit) -> float:
 
 
 def disturbed(unit: Unit) -> bool:
-    """Return whether a unit shows by itself that something else was at work, or that the card slowed itself down.
+    """Return whether every block of a unit shows by itself that something else was at work, or that the card slowed.
 
     Args:
         unit: a measured unit.
     """
+    return calm_share(unit) == 0.0
+
+
+def calm_share(unit: Unit) -> float:
+    """Return the share of a unit's blocks that show no disturbance by themselves.
+
+    Args:
+        unit: a measured unit.
+    """
+    return statistics.fmean(not _disturbed(block) for block in blocks(unit))
+
+
+def _disturbed(block: Unit) -> bool:
     return (
-        bool(unit.conditions.get("throttled"))
-        or (unit.stolen is not None and unit.stolen > MAX_STOLEN)
-        or (unit.waited is not None and unit.waited > MAX_WAITED)
-        or _swings(unit)
-        or two_crowds(unit.total_us)
+        bool(block.conditions.get("throttled"))
+        or (block.stolen is not None and block.stolen > MAX_STOLEN)
+        or (block.waited is not None and block.waited > MAX_WAITED)
+        or _swings(block)
+        or two_crowds(block.total_us)
     )
 
 
@@ -59,18 +102,32 @@ def disturbances(units: Sequence[Unit]) -> tuple[str, ...]:
     Args:
         units: measured units.
     """
+    found = parts(units)
     stolen = [unit.stolen for unit in units if unit.stolen is not None and unit.stolen > MAX_STOLEN]
     waited = [unit.waited for unit in units if unit.waited is not None and unit.waited > MAX_WAITED]
-    swings = [_swing(unit) for unit in units if _swings(unit)]
+    swings = [_swing(part) for part in found if _swings(part)]
     throttled = sorted({str(unit.conditions["throttled"]) for unit in units if unit.conditions.get("throttled")})
     shown = (
         f"stolen {statistics.median(stolen):.0%}" if stolen else "",
         f"waited {statistics.median(waited):.0%}" if waited else "",
         f"canary swings by {statistics.median(swings) - 1:.0%}" if swings else "",
         f"throttled: {', '.join(throttled)}" if throttled else "",
-        "runs of two speeds" if any(two_crowds(unit.total_us) for unit in units) else "",
+        "runs of two speeds" if any(two_crowds(part.total_us) for part in found) else "",
     )
     return tuple(filter(None, shown))
+
+
+def parts(units: Iterable[Unit]) -> list[Unit]:
+    """Return the blocks of all units that were measured.
+
+    Args:
+        units: units of one journal, or blocks of them.
+    """
+    return [block for unit in units if unit.status == "ok" for block in blocks(unit)]
+
+
+def _key(block: Unit) -> Key:
+    return block.probe, block.round, block.block
 
 
 def two_crowds(times: Sequence[float]) -> bool:
@@ -86,34 +143,45 @@ def two_crowds(times: Sequence[float]) -> bool:
     return max(right - left for left, right in itertools.pairwise(inner)) > MAX_GAP * statistics.median(ordered)
 
 
-def contaminated(units: Iterable[Unit]) -> set[tuple[str, int]]:
-    """Return which measured units are not to be trusted, as (probe, round): by themselves, or beside the others.
+def calm_rounds(units: Iterable[Unit]) -> set[tuple[str, int]]:
+    """Return which measured units have a block to be trusted, as (probe, round).
 
     Args:
         units: units of one journal.
     """
-    measured = [unit for unit in units if unit.status == "ok"]
-    alone = {(unit.probe, unit.round) for unit in measured if disturbed(unit)}
-    levels = {(unit.probe, unit.round): canary_level_us(unit) for unit in measured}
-    calm = [level for key, level in levels.items() if key not in alone]
+    bad = contaminated(units := list(units))
+    return {(part.probe, part.round) for part in parts(units) if _key(part) not in bad}
+
+
+def contaminated(units: Iterable[Unit]) -> set[Key]:
+    """Return which blocks are not to be trusted: by themselves, or beside the others.
+
+    Args:
+        units: units of one journal, or blocks of them.
+    """
+    found = parts(units)
+    alone = {_key(part) for part in found if _disturbed(part)}
+    levels = {_key(part): canary_level_us(part) for part in found}
+    calm = sorted(level for key, level in levels.items() if key not in alone)
     if not calm:
         return alone
-    usual = statistics.median(calm)
+    # Where a machine has two speeds, the one it has alone; a neighbour's share of a core slows some layers more.
+    usual = calm[len(calm) // 4]
     slow = {key for key, level in levels.items() if level > MAX_CANARY_LEVEL * usual}
-    return alone | slow | _beyond_their_best([unit for unit in measured if (unit.probe, unit.round) not in slow])
+    return alone | slow | _beyond_their_best([part for part in found if _key(part) not in slow])
 
 
-def _beyond_their_best(units: Sequence[Unit]) -> set[tuple[str, int]]:
-    """Return units whose network took much longer than it can: what slows large networks may spare the canary."""
-    steady = [unit for unit in units if not _swings(unit)]
+def _beyond_their_best(found: Sequence[Unit]) -> set[Key]:
+    """Return blocks whose network took much longer than it can: what slows large networks may spare the canary."""
+    steady = [part for part in found if not _swings(part)]
     best: dict[str, float] = {}
-    for unit in steady:
-        quarter = sorted(unit.total_us)[math.ceil(MIN_CROWD * len(unit.total_us)) - 1] / canary_level_us(unit)
-        best[unit.probe] = min(best.get(unit.probe, quarter), quarter)
+    for part in steady:
+        quarter = sorted(part.total_us)[math.ceil(MIN_CROWD * len(part.total_us)) - 1] / canary_level_us(part)
+        best[part.probe] = min(best.get(part.probe, quarter), quarter)
     return {
-        (unit.probe, unit.round)
-        for unit in steady
-        if statistics.median(unit.total_us) / canary_level_us(unit) > MAX_OWN_LEVEL * best[unit.probe]
+        _key(part)
+        for part in steady
+        if statistics.median(part.total_us) / canary_level_us(part) > MAX_OWN_LEVEL * best[part.probe]
     }
 
 
@@ -131,13 +199,13 @@ def _canary_blocks(unit: Unit) -> list[float]:
     return [min(unit.canary_us[start : start + CANARY_RUNS]) for start in starts]
 
 
-def drift_factors(units: Iterable[Unit]) -> dict[tuple[str, int], float]:
-    """Return for each measured unit how much slower than usual the machine was: its canary over the median canary.
+def drift_factors(units: Iterable[Unit]) -> dict[Key, float]:
+    """Return for each block how much slower than usual the machine was: its canary over the median canary.
 
     Args:
-        units: units of one journal.
+        units: units of one journal, or blocks of them.
     """
-    levels = {(unit.probe, unit.round): canary_level_us(unit) for unit in units if unit.status == "ok"}
+    levels = {_key(part): canary_level_us(part) for part in parts(units)}
     if not levels:
         return {}
     usual = statistics.median(levels.values())
@@ -145,16 +213,16 @@ def drift_factors(units: Iterable[Unit]) -> dict[tuple[str, int], float]:
 
 
 def trusted(units: Iterable[Unit]) -> list[Unit]:
-    """Return the trustworthy units, and the contaminated ones of probes that have no other.
+    """Return the trustworthy blocks, and the contaminated ones of probes that have no other.
 
     Args:
         units: units of one journal.
     """
-    measured = [unit for unit in units if unit.status == "ok"]
-    bad = contaminated(measured)
-    calm = [unit for unit in measured if (unit.probe, unit.round) not in bad]
-    known = {unit.probe for unit in calm}
-    return calm + [unit for unit in measured if unit.probe not in known]
+    found = parts(units)
+    bad = contaminated(found)
+    calm = [part for part in found if _key(part) not in bad]
+    known = {part.probe for part in calm}
+    return calm + [part for part in found if part.probe not in known]
 
 
 def networks(units: Iterable[Unit]) -> list[NetworkMeasurement]:
@@ -168,9 +236,9 @@ def networks(units: Iterable[Unit]) -> list[NetworkMeasurement]:
     factors = drift_factors(kept)
     samples: dict[str, list[float]] = defaultdict(list)
     noisy: dict[str, bool] = {}
-    for unit in kept:
-        samples[unit.probe] += [value / factors[unit.probe, unit.round] for value in unit.total_us]
-        noisy[unit.probe] = (unit.probe, unit.round) in bad
+    for part in kept:
+        samples[part.probe] += [value / factors[_key(part)] for value in part.total_us]
+        noisy[part.probe] = _key(part) in bad
     return [
         NetworkMeasurement(name=name, samples_us=tuple(values), status="noisy" if noisy[name] else "ok")
         for name, values in samples.items()
@@ -210,18 +278,18 @@ def _rows(
     units = list(units)
     everything, bad = trusted(units), contaminated(units)
     factors = drift_factors(everything)  # as in `networks`, so that layers and networks have one usual speed
-    kept = [unit for unit in everything if unit.probe in specs]
+    kept = [part for part in everything if part.probe in specs]
     added_us = profiler_us(kept, factors)
     samples: dict[Spec, list[float]] = defaultdict(list)
     calm: set[Spec] = set()
-    for unit in kept:
-        drift = factors[unit.probe, unit.round]
-        for name, values in unprofiled_us(unit, added_us * drift).items():
-            if name not in specs[unit.probe]:
+    for part in kept:
+        drift = factors[_key(part)]
+        for name, values in unprofiled_us(part, added_us * drift).items():
+            if name not in specs[part.probe]:
                 continue
-            spec = specs[unit.probe][name]
+            spec = specs[part.probe][name]
             samples[spec] += [value / drift for value in values if value > 0]
-            if (unit.probe, unit.round) not in bad:
+            if _key(part) not in bad:
                 calm.add(spec)
     rows = [(spec, tuple(values), "ok" if spec in calm else "noisy") for spec, values in samples.items() if values]
     failures = {unit.probe: unit.status for unit in units if unit.status != "ok"}
@@ -232,21 +300,21 @@ def _rows(
     return rows + [(spec, (), status) for spec, status in failed.items()]
 
 
-def profiler_us(units: Iterable[Unit], factors: Mapping[tuple[str, int], float]) -> float:
+def profiler_us(units: Iterable[Unit], factors: Mapping[Key, float]) -> float:
     """Return what the profiler adds to the time of an operation, the same for all, at the machine's usual speed.
 
     The median of what the networks show, weighted by how well they do: those of many short operations show it best, and
     disturbed ones move it little. That is the line through zero that fits the slowdowns by absolute deviations.
 
     Args:
-        units: measured units with node times, of one runtime and one precision.
+        units: measured units with node times, of one runtime and one precision, or blocks of them.
         factors: how slow the machine was during each, see `drift_factors`.
     """
     shown = []
-    for unit in units:
-        whole_us, operations = statistics.median(unit.total_us), sum(_operations(unit).values())
-        usual = operations * factors[unit.probe, unit.round]
-        shown.append(((_total_us(unit.nodes_us) - whole_us) / usual, usual / whole_us))
+    for part in parts(units):
+        whole_us, operations = statistics.median(part.total_us), sum(_operations(part).values())
+        usual = operations * factors[_key(part)]
+        shown.append(((_total_us(part.nodes_us) - whole_us) / usual, usual / whole_us))
     shown.sort()
     passed = list(itertools.accumulate(weight for _, weight in shown))
     middle = (added_us for (added_us, _), weight in zip(shown, passed, strict=True) if weight >= passed[-1] / 2)

@@ -23,17 +23,33 @@ MIN_TICKS = 50  # of processor time; a share of fewer says nothing
 class Rhythm:
     """How a unit's time is spent.
 
+    Blocks are short, because a shared machine changes its speed several times a second; networks that take longer than
+    a block's time have fewer of them.
+
     Args:
-        blocks: how often canary, whole runs and profiled runs take turns.
+        blocks: how often canary, whole runs and profiled runs take turns, at most.
+        min_blocks: how often at least.
         block_us: time each kind of run gets per block.
         min_runs: runs of each kind per block, at least.
         max_runs: runs of each kind per block, at most.
     """
 
-    blocks: int = 3
-    block_us: float = 120_000.0
+    blocks: int = 6
+    min_blocks: int = 3
+    block_us: float = 60_000.0
     min_runs: int = 2
     max_runs: int = 40
+
+    def turns(self, run_us: float) -> tuple[int, int]:
+        """Return how many blocks a network gets, and how many runs of each kind in each of them.
+
+        Args:
+            run_us: what a run of it takes.
+        """
+        run_us = max(run_us, 1.0)
+        runs = min(max(round(self.block_us / run_us), self.min_runs), self.max_runs)
+        in_time = round(self.blocks * self.block_us / (runs * run_us))
+        return min(self.blocks, max(in_time, self.min_blocks)), runs
 
 
 def time_unit(
@@ -67,9 +83,9 @@ def time_unit(
         canary.run()
         estimate_us = whole.run()
         profiled_runs.warm_up()
-    runs = min(max(round(rhythm.block_us / max(estimate_us, 1.0)), rhythm.min_runs), rhythm.max_runs)
+    blocks, runs = rhythm.turns(estimate_us)
     waited_before, begin = waited_ns(), time.monotonic_ns()
-    for _ in range(rhythm.blocks):
+    for _ in range(blocks):
         canary_us += _canary_block(canary)
         whole_runs.take(runs)
         profiled_runs.take(runs)
@@ -86,6 +102,8 @@ def time_unit(
         canary_us=tuple(canary_us),
         total_us=tuple(whole_runs.undisturbed(whole_runs.us)),
         nodes_us={name: tuple(profiled_runs.undisturbed(values[WARM_UP_RUNS:])) for name, values in nodes.us.items()},
+        whole_runs=whole_runs.undisturbed_of_each(runs),
+        profiled_runs=profiled_runs.undisturbed_of_each(runs),
         operations=nodes.operations,
         waited=0.0 if scripted else waited,
         stolen=0.0 if scripted else stolen_share,
@@ -126,5 +144,17 @@ class _Runs:
 
     def undisturbed(self, values: Sequence[float]) -> list[float]:
         """Return the values of runs that were not interrupted; all of them if fewer than `MIN_CLEAN_RUNS` are left."""
-        clean = [value for value, hit in zip(values, self._interrupted, strict=True) if not hit]
-        return clean if len(clean) >= MIN_CLEAN_RUNS else list(values)
+        return [value for value, kept in zip(values, self._kept(), strict=True) if kept]
+
+    def undisturbed_of_each(self, runs: int) -> tuple[int, ...]:
+        """Return how many of the undisturbed runs each block has.
+
+        Args:
+            runs: of a block.
+        """
+        kept = self._kept()
+        return tuple(sum(kept[start : start + runs]) for start in range(0, len(kept), runs))
+
+    def _kept(self) -> list[bool]:
+        clean = [not hit for hit in self._interrupted]
+        return clean if sum(clean) >= MIN_CLEAN_RUNS else [True] * len(clean)

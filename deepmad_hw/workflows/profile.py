@@ -248,9 +248,8 @@ def _operations_s(probe: OperationProbe, batch: int) -> float:
 
 def _runs_s(run_s: float, *, kinds: int) -> float:
     """Return about how long one round takes of a network whose runs take so long, of one kind or of two."""
-    rhythm = Rhythm()
-    runs = WARM_UP_RUNS + rhythm.blocks * max(rhythm.min_runs, rhythm.block_us / 1e6 / run_s)
-    return float(NOMINAL_UNIT_S + run_s * runs * kinds)
+    blocks, runs = Rhythm().turns(run_s * 1e6)
+    return float(NOMINAL_UNIT_S + run_s * (WARM_UP_RUNS + blocks * runs) * kinds)
 
 
 def _corners(spaces: Sequence[Space]) -> list[Graph]:

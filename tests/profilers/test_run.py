@@ -262,7 +262,7 @@ def test_what_earlier_sittings_measured_in_vain_may_be_measured_again(packed, mo
     plan = packed()
     _, units = measure(plan, script="noise=0.5", budget_s=1e-9)
     assert {unit.round for unit in units} == {0, 1}
-    monkeypatch.setattr(samples, "disturbed", lambda unit: True)
+    monkeypatch.setattr(samples, "calm_share", lambda unit: 0.0)
     monkeypatch.setattr(run, "EARLY_LOOK_S", float("inf"))
     _, units = measure(plan, script="noise=0.5", budget_s=1e-9)
     assert {unit.round for unit in units} == {0, 1, 2}
@@ -271,10 +271,10 @@ def test_what_earlier_sittings_measured_in_vain_may_be_measured_again(packed, mo
 def test_what_lacks_calm_rounds_is_measured_again_beyond_the_budget(packed, monkeypatch):
     plan = packed()
 
-    def bad(units):
-        return {(unit.probe, unit.round) for unit in units if unit.probe == "probe1" and unit.round < 3}
+    def calm(units):
+        return {(unit.probe, unit.round) for unit in units if unit.probe != "probe1" or unit.round >= 3}
 
-    monkeypatch.setattr(samples, "contaminated", bad)
+    monkeypatch.setattr(samples, "calm_rounds", calm)
     monkeypatch.setattr(run, "PATIENCE", 1e12)
     _, units = measure(plan, script="noise=0.5", budget_s=1e-9, max_rounds=6)
     assert [unit.round for unit in units if unit.probe == "probe1"] == [0, 1, 2, 3, 4]  # the last two are calm
@@ -283,7 +283,7 @@ def test_what_lacks_calm_rounds_is_measured_again_beyond_the_budget(packed, monk
 
 def test_patience_ends(packed, monkeypatch):
     plan = packed()
-    monkeypatch.setattr(samples, "disturbed", lambda unit: True)
+    monkeypatch.setattr(samples, "calm_share", lambda unit: 0.0)
     monkeypatch.setattr(run, "EARLY_LOOK_S", float("inf"))
     _, units = measure(plan, script="noise=0.5", budget_s=0.5, max_rounds=1000)
     spent_s = sum(unit.seconds for unit in units)
@@ -502,14 +502,18 @@ def levels(unit):
     return nodes | {"": statistics.median(unit.total_us) / usual}
 
 
-def spoilt_units(calm, found):
-    """Return the units that say another time than in quiet, of their network or of one of its layers."""
+def spoilt_parts(calm, found):
+    """Return the blocks that say another time than in quiet, of their network or of one of its layers."""
     quiet = {unit.probe: levels(unit) for unit in calm.units}
     return {
-        (unit.probe, unit.round)
-        for unit in found.units
-        if any(abs(level / quiet[unit.probe][name] - 1) > CLOSE for name, level in levels(unit).items())
+        key_of(part)
+        for part in samples.parts(found.units)
+        if any(abs(level / quiet[part.probe][name] - 1) > CLOSE for name, level in levels(part).items())
     }
+
+
+def key_of(part):
+    return part.probe, part.round, part.block
 
 
 def seen_at_their_best(calm, found):
@@ -550,11 +554,11 @@ def test_what_a_neighbour_slowed_is_found_and_measured_again(packed, tries, slow
         assert sum(share_within(span, busy) > 0 for span in found.spans_ms.values()) > 0.2 * len(found.units)
         known = seen_at_their_best(calm, found)
         assert len(known) >= 0.8 * len(plan.probes)
-        bad, wrong = samples.contaminated(found.units), {key for key in spoilt_units(calm, found) if key[0] in known}
+        bad, wrong = samples.contaminated(found.units), {key for key in spoilt_parts(calm, found) if key[0] in known}
         spoilt, flagged = spoilt + len(wrong), flagged + len(wrong & bad)
-        again = {unit.probe for unit in found.units if (unit.probe, unit.round) not in bad}
+        again = {part.probe for part in samples.parts(found.units) if key_of(part) not in bad}
         noisy = {row.name for row in samples.networks(found.units) if row.status == "noisy"}
-        assert {probe for probe, _ in wrong & bad} <= again | noisy
+        assert {probe for probe, *_ in wrong & bad} <= again | noisy
         far = far_off(calm, found) & {node.spec for probe in plan.probes if probe.name in known for node in probe.nodes}
         assert len(found.noisy) > MAX_NOISY_SHARE * len(found.rows) or len(far) <= 0.05 * len(calm.rows)
     assert spoilt > 0
@@ -579,11 +583,11 @@ def test_no_row_of_a_slow_window_passes_for_calm(packed, tries, kind):
             factor=chance.uniform(1.0, 2.0) if told else 2.0,
         )
         found = sitting(plan, script=f"{kind}={words(slow)}")
-        hit = {key for key, span in found.spans_ms.items() if share_within(span, slow) > (0.05 if told else 0.25)}
+        hit = {key for key, span in found.spans_ms.items() if share_within(span, slow) > (0.05 if told else 0.99)}
         assert hit
-        bad = samples.contaminated(found.units)
-        assert hit <= bad
-        again = {unit.probe for unit in found.units if (unit.probe, unit.round) not in bad}
+        calm_rounds = samples.calm_rounds(found.units)
+        assert not hit & calm_rounds
+        again = {probe for probe, _ in calm_rounds}
         noisy = {row.name for row in samples.networks(found.units) if row.status == "noisy"}
         assert {probe for probe, _ in hit} <= again | noisy
         assert far_off(calm, found) <= found.noisy

@@ -252,7 +252,7 @@ def test_of_nothing_there_is_nothing():
 
 def test_the_usual_speed_is_the_median_units():
     units = [unit("a", number=n, slow=slow) for n, slow in enumerate((1.0, 1.0, 1.5))]
-    assert samples.drift_factors(units) == pytest.approx({("a", 0): 1.0, ("a", 1): 1.0, ("a", 2): 1.5})
+    assert samples.drift_factors(units) == pytest.approx({("a", 0, 0): 1.0, ("a", 1, 0): 1.0, ("a", 2, 0): 1.5})
     assert statistics.median(samples.drift_factors(units).values()) == 1.0
 
 
@@ -281,15 +281,15 @@ def test_a_unit_that_was_slow_from_end_to_end_is_seen_beside_the_others():
     calm = [unit("a", number=number) for number in range(4)]
     slow, drifting = unit("b", slow=1.3), unit("b", number=1, slow=1.1)
     assert not samples.disturbed(slow)
-    assert samples.contaminated([*calm, slow, drifting]) == {("b", 0)}
+    assert samples.contaminated([*calm, slow, drifting]) == {("b", 0, 0)}
 
 
 @pytest.mark.parametrize("other", [(100.0,) * 12, (100.0,) * 4 + (170.0,) * 8], ids=["calm", "calm for a quarter"])
 def test_a_network_that_was_slow_while_the_canary_was_not_is_seen_beside_its_other_rounds(other):
     slow, others = unit("a", total=(130.0,) * 12), [unit("a", number=1, total=other), unit("b", number=1)]
     assert not samples.disturbed(slow)
-    assert ("a", 0) in samples.contaminated([slow, *others])
-    assert ("b", 1) not in samples.contaminated([slow, *others])
+    assert ("a", 0, 0) in samples.contaminated([slow, *others])
+    assert ("b", 1, 0) not in samples.contaminated([slow, *others])
     assert samples.contaminated([unit("a", total=(124.0,) * 12), unit("a", number=1)]) == set()
 
 
@@ -297,7 +297,7 @@ def test_a_round_whose_canary_was_slow_says_nothing_of_a_network_at_its_best():
     swinging = replace(unit("a", number=1, total=(50.0,) * 3), canary_us=(10.0,) * 8 + (20.0,) * 8)
     slow = unit("a", number=2, slow=1.3, total=(50.0,) * 3)
     others = [unit("a"), *(unit("b", number=number) for number in range(4))]
-    assert samples.contaminated([swinging, slow, *others]) == {("a", 1), ("a", 2)}
+    assert samples.contaminated([swinging, slow, *others]) == {("a", 1, 0), ("a", 2, 0)}
 
 
 def test_of_contaminated_and_calm_units_only_the_calm_ones_count():
