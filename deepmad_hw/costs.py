@@ -11,7 +11,7 @@ from typing import Any
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.expand import expand, sections
 from deepmad_hw.families.base import LayerForm, Number
-from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node, OperationSpec, out_pixels
+from deepmad_hw.layer import CHANNEL_BLOCK, IMAGE, Graph, LayerSpec, Node, OperationSpec, out_pixels
 
 FLOAT32_BYTES = 4
 
@@ -51,17 +51,26 @@ def layer_operation(spec: LayerSpec, *, value_type: str = "fp32") -> OperationSp
     """
     read = spec.in_channels * spec.height * spec.width
     written = spec.out_channels * spec.out_height * spec.out_width
-    dense = "depthwise_conv" if spec.depthwise else "conv" if spec.groups == 1 else "grouped_conv"
-    kinds = {"conv": dense, "linear": "matmul", "scale": "mul_broadcast"}
-    windows = {"max_pool": written * spec.kernel**2, "avg_pool": written * spec.kernel**2, "global_pool": read}
+    pixels, window = spec.height * spec.width, spec.kernel**2
+    windows = {"max_pool": written * window, "avg_pool": written * window, "global_pool": read}
+    spans = {"conv": window, "max_pool": window, "avg_pool": window, "global_pool": pixels, "scale": pixels}
     return OperationSpec(
-        kind=kinds.get(spec.op, spec.op),
+        kind=_operation_kind(spec),
         value_type=value_type,
         read_values=read * (2 if spec.op == "add" else 1) + (written if spec.residual else 0),
         written_values=written,
         macs=windows.get(spec.op, int(layer_macs(spec))),
         weight_values=int(layer_weights(spec)),
+        span=spans.get(spec.op, 0),
+        channels=spec.out_channels if spec.op == "conv" else 0,
     )
+
+
+def _operation_kind(spec: LayerSpec) -> str:
+    dense = "depthwise_conv" if spec.depthwise else "conv" if spec.groups == 1 else "grouped_conv"
+    kind = {"conv": dense, "linear": "matmul", "scale": "mul_broadcast"}.get(spec.op, spec.op)
+    blocked = spec.op in ("max_pool", "avg_pool", "global_pool") and spec.out_channels % CHANNEL_BLOCK == 0
+    return f"{kind}_blocked" if blocked else kind
 
 
 def layer_params(layer: LayerForm) -> Number:

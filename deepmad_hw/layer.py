@@ -31,10 +31,13 @@ KINDS = (
     *("add", "sub", "mul", "div", "other_binary"),  # two tensors of one shape
     *("add_broadcast", "sub_broadcast", "mul_broadcast", "div_broadcast", "other_binary_broadcast"),
     *("concat", "expand", "gather", "pad", "resize_linear", "resize_nearest", "slice", "split", "tile", "transpose"),
-    *("depth_to_space", "reduce", "softmax", "max_pool", "avg_pool", "global_pool"),
+    *("depth_to_space", "reduce", "reduce_outer", "softmax", "max_pool", "avg_pool", "global_pool"),
+    # On blocks of channels, the layout of convolutions, in which a runtime has other kernels.
+    *("max_pool_blocked", "avg_pool_blocked", "global_pool_blocked", "resize_linear_blocked", "resize_nearest_blocked"),
     *("cast", "quantize", "dequantize", "reorder"),  # changes of type, and of memory layout
     *("conv", "depthwise_conv", "grouped_conv", "conv_transpose", "matmul", "recurrent"),
 )
+CHANNEL_BLOCK = 8  # channels of a block in that layout; with AVX-512 it takes 16
 VALUE_TYPES = ("fp32", "fp16", "int8", "other")  # int8: bytes, with or without a sign
 IMAGE = "image"  # name of a graph's one input tensor
 LARGEST_SIZE = 10**9 - 1  # what a table's cell holds; no layer comes near it
@@ -145,6 +148,9 @@ class OperationSpec:
         written_values: values of its outputs.
         macs: multiply-adds; for pooling, values that its windows visit; 0 where values are only moved.
         weight_values: values of its constants, such as a kernel.
+        span: values that belong together: of a window, of the row that a norm, a softmax or a reduction goes over, of
+            a stretch of memory that is copied or repeated at once; 0 where there is no such thing.
+        channels: outputs of a convolution; 0 for everything else.
 
     Amounts are for one image; the laws of a table speak of its batch.
 
@@ -159,6 +165,8 @@ class OperationSpec:
     written_values: int
     macs: int = 0
     weight_values: int = 0
+    span: int = 0
+    channels: int = 0
 
     def __post_init__(self) -> None:
         """Refuse amounts that are no operation."""
@@ -168,7 +176,7 @@ class OperationSpec:
             raise ConfigError(
                 f"unknown value type {self.value_type!r}, expected one of {', '.join(VALUE_TYPES)}", where="value_type"
             )
-        for field in ("read_values", "written_values", "macs", "weight_values"):
+        for field in ("read_values", "written_values", "macs", "weight_values", "span", "channels"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_AMOUNT:
                 raise ConfigError(f"expected a whole number from 0 to {LARGEST_AMOUNT}, got {value!r:.40}", where=field)

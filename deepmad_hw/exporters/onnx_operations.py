@@ -13,7 +13,7 @@ from typing import Any
 from onnx import TensorProto
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.layer import OperationSpec
+from deepmad_hw.layer import KINDS, OperationSpec
 
 Shape = tuple[int, ...]
 IMAGE_RANK = 4
@@ -99,11 +99,15 @@ _NORMS = {
     "GlobalMaxPool": "global_pool",
 }
 _POOLS = {"AveragePool": "avg_pool", "LpPool": "avg_pool", "MaxPool": "max_pool", "NhwcMaxPool": "max_pool"}
+_CONVOLVED = ("conv", "depthwise_conv", "grouped_conv", "conv_transpose")
+_WINDOWED = ("avg_pool", "avg_pool_blocked", "max_pool", "max_pool_blocked")
+_STRETCHES = ("concat", "expand", "gather", "pad", "slice", "split", "tile")
 _PRODUCTS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "Einsum"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "NhwcFusedConv"})
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"})
 # Names of the runtime that say how an operator runs, not what it computes.
-_PREFIXES = ("com.microsoft.", "nchwc.", "nhwc.", "QLinear")
+_BLOCKED = "nchwc."
+_PREFIXES = ("com.microsoft.", _BLOCKED, "nhwc.", "QLinear")
 _RENAMED = {"QGemm": "Gemm", "DynamicQuantizeMatMul": "MatMul", "MatMulIntegerToFloat": "MatMul", "Upsample": "Resize"}
 
 _VALUE_TYPES = {
@@ -166,6 +170,8 @@ def operation_of(sized: Sized) -> OperationSpec | None:
             written_values=written,
             macs=_per_image(_macs(sized, kind), sized.batch),
             weight_values=_weights(sized, kind),
+            span=_span(sized, kind, reads),
+            channels=_channels(sized, kind),
         )
     except ConfigError:  # a tensor without values
         return None
@@ -177,24 +183,42 @@ def _per_image(amount: int, batch: int) -> int:
 
 def _kind(sized: Sized) -> str | None:
     operator = sized.plain_operator
-    for table in (_MOVES, _NORMS, _POOLS):
-        if operator in table:
-            return table[operator]
-    if operator.startswith("Reduce"):
-        return "reduce"
+    kind = next((table[operator] for table in (_MOVES, _NORMS, _POOLS) if operator in table), None)
+    if kind == "reduce" or operator.startswith("Reduce"):
+        return _reduction(sized)
+    if kind is not None:
+        return _in_layout(kind, sized)
     if operator in _UNARY:
         return _UNARY[operator]
     if operator in _BINARY:
-        whole = len(sized.reads) > 1 and len(set(sized.reads)) == 1 and not sized.constants
+        shapes = [*sized.reads, *sized.constants]
+        whole = len(shapes) > 1 and len({_without_ones(shape) for shape in shapes}) == 1
         return _BINARY[operator] if whole else f"{_BINARY[operator]}_broadcast"
     if operator == "Resize":
         nearest = sized.attributes.get("mode", b"nearest") == b"nearest"
-        return "resize_nearest" if nearest else "resize_linear"
+        return _in_layout("resize_nearest" if nearest else "resize_linear", sized)
     if operator in _PRODUCTS:
         return "matmul"
     if operator in _RECURRENT:
         return "recurrent"
     return _convolution(sized) if operator in _CONVOLUTIONS else None
+
+
+def _in_layout(kind: str, sized: Sized) -> str:
+    blocked = sized.operator.startswith(_BLOCKED) and f"{kind}_blocked" in KINDS
+    return f"{kind}_blocked" if blocked else kind
+
+
+def _reduction(sized: Sized) -> str:
+    """Return how a reduction goes: along rows in memory, or over what lies apart."""
+    reads, writes = (shapes[0] if shapes else () for shapes in (sized.reads, sized.writes))
+    along = reads[: len(writes)] == writes if len(reads) != len(writes) else reads[-1:] != writes[-1:]
+    return "reduce" if along or reads[-1:] == (1,) else "reduce_outer"
+
+
+def _without_ones(shape: Shape) -> Shape:
+    begin = next((axis for axis, size in enumerate(shape) if size != 1), len(shape))
+    return shape[begin:]
 
 
 def _convolution(sized: Sized) -> str:
@@ -218,9 +242,9 @@ def _macs(sized: Sized, kind: str) -> int:
         return written * math.prod(_kernel(sized)[1:])
     if kind == "conv_transpose":
         return math.prod(sized.reads[0]) * math.prod(_kernel(sized)[1:])
-    if kind == "global_pool":
+    if kind.startswith("global_pool"):
         return math.prod(sized.reads[0])
-    if kind in ("max_pool", "avg_pool"):
+    if kind in _WINDOWED:
         return written * int(math.prod(sized.attributes.get("kernel_shape", (1,))))
     if kind == "matmul":
         shape = (*sized.reads, *sized.constants)[0]
@@ -232,7 +256,84 @@ def _macs(sized: Sized, kind: str) -> int:
     return 0
 
 
+def _channels(sized: Sized, kind: str) -> int:
+    if kind not in _CONVOLVED or kind == "conv_transpose":
+        return 0
+    weight = _kernel(sized)
+    return weight[0] if weight else 0
+
+
+def _span(sized: Sized, kind: str, reads: Sequence[Shape]) -> int:
+    """Return the values that belong together: of a window, a row, or a stretch of memory."""
+    source, written = reads[0], sized.writes[0]
+    if kind in _CONVOLVED:
+        return math.prod(_kernel(sized)[2:])
+    if kind in _WINDOWED:
+        return int(math.prod(sized.attributes.get("kernel_shape", (1,))))
+    if kind.startswith("global_pool"):
+        return math.prod(source[2:])
+    if kind in _STRETCHES:
+        return min(_copied(source, written), _copied(written, source))
+    if kind.endswith("_broadcast"):
+        others = (shape for shape in (*reads, *sized.constants) if shape != written)
+        return min((_repeated(shape, written) for shape in others), default=0)
+    return _row(sized, kind, source, written)
+
+
+def _row(sized: Sized, kind: str, source: Shape, written: Shape) -> int:
+    if kind == "layer_norm":
+        return source[-1] if source else 0
+    if kind == "softmax":
+        axis = int(sized.attributes.get("axis", -1))
+        return source[axis] if -len(source) <= axis < len(source) else 0
+    if kind == "reduce":
+        return max(1, math.prod(source) // max(1, math.prod(written)))
+    if kind == "reduce_outer":
+        return _stretch(source, written)
+    return _kept(source, sized.attributes.get("perm", ())) if kind == "transpose" else 0
+
+
+def _kept(shape: Shape, order: Sequence[int]) -> int:
+    """Return the values that lie side by side before and after axes are put in another order."""
+    count = 1
+    for axis in range(len(shape) - 1, -1, -1):
+        if len(order) != len(shape) or order[axis] != axis:
+            break
+        count *= shape[axis]
+    return count
+
+
+def _stretch(shape: Shape, other: Shape) -> int:
+    """Return the values of the last axes that two shapes share."""
+    count = 1
+    for size, same in zip(shape[::-1], other[::-1], strict=False):
+        if size != same:
+            break
+        count *= size
+    return count
+
+
+def _copied(shape: Shape, other: Shape) -> int:
+    """Return the values that lie side by side in both tensors, of which one holds a part of the other."""
+    count = 1
+    for size, same in zip(shape[::-1], other[::-1], strict=False):
+        count *= min(size, same)
+        if size != same:
+            break
+    return count
+
+
+def _repeated(shape: Shape, whole: Shape) -> int:
+    """Return how many values side by side meet as many of another tensor, or one and the same."""
+    same, padded = _stretch(shape, whole), (1,) * (len(whole) - len(shape)) + shape
+    ones = next((axis for axis in range(len(padded), 0, -1) if padded[axis - 1] != 1), 0)
+    return max(same, math.prod(whole[ones:]))
+
+
 def _weights(sized: Sized, kind: str) -> int:
     """Return the values of its constants, those of moves left out: they are sizes and positions."""
-    moves = {*_MOVES.values(), "resize_nearest", "resize_linear"}
-    return 0 if kind in moves else sum(math.prod(shape) for shape in sized.constants)
+    return (
+        0
+        if kind in _MOVES.values() or kind.startswith("resize")
+        else sum(math.prod(shape) for shape in sized.constants)
+    )

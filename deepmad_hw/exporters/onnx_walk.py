@@ -20,7 +20,7 @@ from deepmad_hw import costs
 from deepmad_hw.errors import ConfigError, NotCoveredError
 from deepmad_hw.exporters.onnx_loader import TensorKind
 from deepmad_hw.exporters.onnx_operations import Sized, operation_of
-from deepmad_hw.layer import IMAGE, LayerSpec, Node, OperationSpec
+from deepmad_hw.layer import CHANNEL_BLOCK, IMAGE, LayerSpec, Node, OperationSpec
 
 Shape = tuple[int, ...]
 
@@ -44,7 +44,6 @@ ACTIVATIONS = {
 MERGED_ALIKE = {"LeakyRelu": "relu", "Tanh": "sigmoid"}
 CLIPS = frozenset({"Relu", "Clip", "LeakyRelu"})  # merged before bytes are made, not after
 MERGED_INTO_NORMS = frozenset({"Relu", "Sigmoid", "HardSigmoid", "HardSwish"})
-CHANNEL_BLOCK = 8  # of the layout in which a lone norm becomes a convolution
 NOT_AFTER_SUMS = frozenset({"Clip", "LeakyRelu"})
 WINDOWS = frozenset({"Conv", "AveragePool", "MaxPool"})  # a padding before them is merged into them
 POOLS = {"MaxPool": "max_pool", "AveragePool": "avg_pool"}

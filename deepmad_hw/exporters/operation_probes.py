@@ -9,14 +9,17 @@ planned as ``<reader>.reorder``: the reader is the operation that needs the othe
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
+from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import IR_VERSION, TensorSource
+from deepmad_hw.exporters.onnx_operations import Sized, operation_of
 from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.layer import IMAGE, OperationNode, OperationSpec
 
@@ -30,10 +33,34 @@ UNEVEN_SHARE = 0.2  # of widths that are no multiple of 16
 LARGEST_VALUES = 2_000_000  # of one tensor
 SLOW_VALUES = 400_000  # of one tensor that an operation of several nanoseconds a value reads
 LARGEST_MACS = 60_000_000
+MOST_MACS = 150_000_000  # of a few convolutions
 MOST_TIMES, PIXELS_OF_ONCE = 3, 90  # small images are quick, so networks on them hold every kind several times
 LARGEST_TOKENS = 800
 HEAD_WIDTH = 32  # of attention
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
+LEAST_PIXELS = 2  # of what a window leaves over
+# Windows of convolutions: sides, step, and distance between the values.
+DENSE_WINDOWS = (
+    *(((3, 3), 1, 1), ((3, 3), 1, 1), ((3, 3), 2, 1), ((3, 3), 1, 2), ((5, 5), 1, 1), ((7, 7), 2, 1), ((9, 9), 1, 1)),
+    *(((11, 11), 4, 1), ((1, 1), 1, 1), ((1, 1), 2, 1), ((1, 7), 1, 1), ((7, 1), 1, 1), ((1, 3), 1, 1), ((3, 1), 1, 1)),
+    *(((2, 2), 2, 1), ((4, 4), 4, 1), ((8, 8), 8, 1), ((16, 16), 16, 1)),
+)
+DENSE_AT_ONCE = 6  # of these in a group of operations
+DEPTHWISE_WINDOWS = (
+    ((1, 1), 1, 1),
+    ((3, 3), 1, 1),
+    ((3, 3), 1, 2),
+    ((5, 5), 2, 1),
+    ((7, 7), 1, 1),
+    ((1, 5), 1, 1),
+    ((9, 9), 1, 1),
+)
+DEPTHWISE_AT_ONCE = 3
+GROUP_WIDTHS = (4, 8, 16, 32)  # channels of a grouped convolution's groups
+POOL_WINDOWS = ((2, 2), (3, 1), (3, 2), (5, 1), (9, 1), (13, 1))  # side and step
+POOLS_AT_ONCE = 3
+FEW_CHANNELS, FEW_SHARE = (1, 15), 0.4
+LEAST_MACS = 3_000_000  # of the largest convolution that a group may hold
+LARGEST_STATE = 256  # values of a recurrent layer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,35 +159,18 @@ def _spec(kind: str, nodes: Sequence[Any], shapes: dict[str, Shape], constants: 
     """Return the amounts of an operation, which one ONNX node or several are."""
     inside = {output for node in nodes for output in node.output}
     read = dict.fromkeys(name for node in nodes for name in node.input if name in shapes and name not in inside)
-    floats = [
-        constants[name]
-        for node in nodes
-        for name in node.input
-        if name in constants and constants[name].data_type == TensorProto.FLOAT and node.op_type != "Resize"
-    ]
     node = nodes[-1]
-    written = sum(int(np.prod(shapes[output])) for output in node.output)
-    return OperationSpec(
-        kind=kind,
-        read_values=sum(int(np.prod(shapes[name])) for name in read),
-        written_values=written,
-        macs=_macs(node, written, shapes, constants),
-        weight_values=sum(int(np.prod(tensor.dims)) for tensor in floats),
+    sized = Sized(
+        operator=f"nchwc.{node.op_type}" if kind.endswith("_blocked") else node.op_type,
+        attributes={each.name: helper.get_attribute_value(each) for each in node.attribute},
+        reads=[shapes[name] for name in read],
+        constants=[tuple(constants[name].dims) for each in nodes for name in each.input if name in constants],
+        writes=[shapes[output] for output in node.output if output],
     )
-
-
-def _macs(node: Any, written: int, shapes: dict[str, Shape], constants: dict[str, Any]) -> int:
-    """Return multiply-adds; for pooling, values that its windows visit."""
-    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    if node.op_type == "MatMul":
-        return written * shapes[node.input[0]][-1]
-    if node.op_type in _CONVOLUTIONS:
-        weights = int(np.prod(constants[node.input[1]].dims))
-        output = shapes[node.output[0]] if node.op_type == "Conv" else shapes[node.input[0]]
-        return weights * output[2] * output[3]
-    if node.op_type.startswith("Global"):
-        return int(np.prod(shapes[node.input[0]]))
-    return written * int(np.prod(attributes["kernel_shape"])) if "kernel_shape" in attributes else 0
+    found = operation_of(sized)
+    if found is None:
+        raise ConfigError(f"no kind of operation stands for {node.op_type}", where=node.name)
+    return found if found.kind == kind else replace(found, kind=kind)
 
 
 @dataclass(kw_only=True)
@@ -210,6 +220,15 @@ class _Network:
         drawn = float(np.exp(self.random.uniform(np.log(low), np.log(max(high, low)))))
         step = multiple or (4 if self.random.random() < UNEVEN_SHARE else NECK)
         return max(low, step, round(drawn / step) * step)
+
+    def few(self) -> int:
+        """Return a width below that of a block, spread evenly over orders of magnitude."""
+        low, high = FEW_CHANNELS
+        return round(float(np.exp(self.random.uniform(np.log(low), np.log(high)))))
+
+    def some(self, items: Sequence[Any], count: int) -> list[Any]:
+        """Return a few of some items, in an order of chance."""
+        return [items[index] for index in self.random.permutation(len(items))[:count]]
 
     def conv(self, source: str, inside: int, outside: int, kernel: int = 1, **attributes: Any) -> str:
         """Return a convolution that is not timed."""
@@ -318,8 +337,11 @@ def _slow_unary(net: _Network) -> None:
     at = net.add("pow", "Pow", at, net.constant(3.0))
     at = net.add("softplus", "Softplus", at)
     at = net.add("mish", "Mish", at)
-    at = net.add("prelu", "PRelu", at, net.factors(channels, 1, 1))
     net.narrowed(net.add("softmax", "Softmax", at, axis=-1), channels)
+    # Its time follows the signs of its values, so it reads what has both, as the image does.
+    channels = net.channels(values=SLOW_VALUES)
+    mixed = net.conv(IMAGE, NECK, channels)
+    net.narrowed(net.add("prelu", "PRelu", mixed, net.factors(channels, 1, 1)), channels, ends=True)
 
 
 def _silu(net: _Network, source: str) -> str:
@@ -338,19 +360,36 @@ def _blocked(net: _Network) -> None:
     """Add what has kernels in the layout of convolutions, at widths that these take."""
     channels = net.channels(multiple=16)
     source = net.widened(channels)
-    pooled = net.add("max_pool", "MaxPool", source, kernel_shape=[3, 3], pads=[1] * 4)
+    pooled = net.add("max_pool_blocked", "MaxPool", source, kernel_shape=[3, 3], pads=[1] * 4)
     at = _silu(net, source)
     at = net.add("mul", "Mul", at, pooled)
     at = net.add("sigmoid", "Sigmoid", at)
     at = net.add("gelu", "Gelu", at)
     at = net.add("add", "Add", at, pooled)
-    at = net.add("avg_pool", "AveragePool", at, kernel_shape=[3, 3], pads=[1] * 4)
+    at = net.add("avg_pool_blocked", "AveragePool", at, kernel_shape=[3, 3], pads=[1] * 4)
     at = net.add("relu", "Relu", at)
-    at = net.add("avg_pool", "AveragePool", at, kernel_shape=[5, 5], pads=[2] * 4)
+    at = net.add("avg_pool_blocked", "AveragePool", at, kernel_shape=[5, 5], pads=[2] * 4)
     at = net.add("batch_norm", "BatchNormalization", at, *(net.factors(channels) for _ in range(4)))
-    net.narrowed(net.add("max_pool", "MaxPool", at, kernel_shape=[5, 5], pads=[2] * 4), channels)
-    small = net.add("max_pool", "MaxPool", source, kernel_shape=[2, 2], strides=[2, 2])
-    net.narrowed(small, channels, ends=True)
+    net.narrowed(net.add("max_pool_blocked", "MaxPool", at, kernel_shape=[5, 5], pads=[2] * 4), channels)
+    for window in net.some(POOL_WINDOWS, POOLS_AT_ONCE):
+        _pool(net, "max_pool_blocked", source, channels, window)
+    _pool(net, "avg_pool_blocked", source, channels, (2, 2))
+
+
+def _pool(net: _Network, kind: str, source: str, channels: int, window: tuple[int, int]) -> None:
+    side, step = window
+    operator = "MaxPool" if kind.startswith("max_pool") else "AveragePool"
+    sides = {"kernel_shape": [side] * 2, "strides": [step] * 2, "pads": [side // 2 if side % 2 else 0] * 4}
+    net.narrowed(net.add(kind, operator, source, **sides), channels, ends=True)
+
+
+def _plain_pools(net: _Network) -> None:
+    """Add pooling of widths that no block divides."""
+    channels = net.channels(values=SLOW_VALUES, multiple=16) + 4
+    source = net.widened(channels)
+    for kind in ("max_pool", "avg_pool"):
+        for window in net.some(POOL_WINDOWS, POOLS_AT_ONCE - 1):
+            _pool(net, kind, source, channels, window)
 
 
 def _joined(net: _Network) -> None:
@@ -376,9 +415,11 @@ def _moved(net: _Network) -> None:
     at = net.add("transpose", "Transpose", at, perm=[0, 2, 3, 1])
     at = net.add("softmax", "Softmax", at, axis=-1)
     at = net.add("layer_norm", "LayerNormalization", at, net.factors(channels), net.factors(channels), axis=-1)
+    for kind in ("mul", "add"):
+        at = net.add(f"{kind}_broadcast", kind.capitalize(), at, net.factors(channels))
     at = net.add("transpose", "Transpose", at, perm=[0, 3, 1, 2])
     at = net.add("pad", "Pad", at, net.constant([0, 0, 1, 1, 0, 0, 1, 1]), net.constant(0.5))
-    at = net.add("reduce", "ReduceMax", at, net.constant([1]))
+    at = net.add("reduce_outer", "ReduceMax", at, net.constant([1]))
     net.ends.append(at)
 
 
@@ -386,11 +427,13 @@ def _tables(net: _Network) -> None:
     """Add two tensors, and tensors with vectors and numbers, in plain layout."""
     channels = net.channels()
     first = net.add("exp", "Exp", net.widened(channels))
-    mean = net.add("reduce", "ReduceMean", first, net.constant([1]))
+    mean = net.add("reduce_outer", "ReduceMean", first, net.constant([1]))
     pooled = net.add("reduce", "ReduceMax", first, net.constant([2, 3]))
     at = net.add("instance_norm", "InstanceNormalization", first, net.factors(channels), net.factors(channels))
     for kind in ("sub", "mul", "div", "add"):
         at = net.add(kind, kind.capitalize(), at, first)
+    at = net.add("add", "Add", at, net.shared((1, channels, net.side, net.side)))
+    at = net.add("other_norm", "LRN", at, size=5)
     at = net.add("other_binary", "Max", at, first)
     for kind, other in (
         ("mul", mean),
@@ -415,13 +458,20 @@ def _tables(net: _Network) -> None:
 def _resized(net: _Network) -> None:
     channels = net.channels(values=LARGEST_VALUES // 4, multiple=16)
     pooled = net.add(None, "MaxPool", net.widened(channels), kernel_shape=[1, 1])
-    scales = net.constant([1.0, 1.0, 2.0, 2.0])
-    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    net.narrowed(net.add("resize_nearest", "Resize", pooled, "", scales, **nearest), channels, ends=True)
-    net.narrowed(net.add("resize_linear", "Resize", pooled, "", scales, mode="linear"), channels, ends=True)
+    _resizes(net, pooled, channels, 2.0, "_blocked")
+    channels = net.channels(values=SLOW_VALUES)
+    scale = float(net.random.choice((0.5, 1.5, 2.0, 3.0)))
+    _resizes(net, net.add("exp", "Exp", net.widened(channels)), channels, scale, "")
     channels = net.channels(values=SLOW_VALUES, multiple=16)
     deep = net.add("depth_to_space", "DepthToSpace", net.widened(channels), blocksize=2)
     net.narrowed(deep, channels // 4, ends=True)
+
+
+def _resizes(net: _Network, source: str, channels: int, scale: float, layout: str) -> None:
+    scales = net.constant([1.0, 1.0, scale, scale])
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    net.narrowed(net.add(f"resize_nearest{layout}", "Resize", source, "", scales, **nearest), channels, ends=True)
+    net.narrowed(net.add(f"resize_linear{layout}", "Resize", source, "", scales, mode="linear"), channels, ends=True)
 
 
 def _tokens(net: _Network) -> None:
@@ -437,6 +487,11 @@ def _tokens(net: _Network) -> None:
     at = net.add("layer_norm", "LayerNormalization", at, net.factors(channels), net.factors(channels), axis=-1)
     at = net.add("matmul", "MatMul", at, net.shared((channels, channels)))
     at = net.add("gelu", "Gelu", at)
+    at = net.add("mul_broadcast", "Mul", at, net.factors(channels))
+    means = net.add("reduce", "ReduceMean", at, net.constant([2]))
+    at = net.add("sub_broadcast", "Sub", at, means)
+    net.ends.append(net.add("reduce_outer", "ReduceMean", at, net.constant([1])))
+    at = net.add("add_broadcast", "Add", at, net.factors(channels))
     split = net.add(None, "Reshape", at, net.constant([0, pixels, heads, HEAD_WIDTH]))
     query = net.add("transpose", "Transpose", split, perm=[0, 2, 1, 3])
     key = net.add("transpose", "Transpose", split, perm=[0, 2, 3, 1])
@@ -446,40 +501,73 @@ def _tokens(net: _Network) -> None:
 
 
 def _convolutions(net: _Network) -> None:
-    channels = net.channels(macs_per_pixel=lambda width: 9 * width**2)
-    at = net.weighted("conv", net.widened(channels), channels, channels, (3, 3), dilations=[2, 2], pads=[2] * 4)
-    at = net.weighted("conv", at, channels, channels, (1, 7), pads=[0, 3, 0, 3])
-    net.narrowed(net.weighted("conv", at, channels, channels, (7, 1), pads=[3, 0, 3, 0]), channels)
-    groups = 4
-    channels = net.channels(macs_per_pixel=lambda width: 9 * width**2 // groups, multiple=64)
-    grouped = {"group": groups, "pads": [1] * 4}
+    for sides, step, distance in net.some(DENSE_WINDOWS, DENSE_AT_ONCE):
+        _dense(net, sides, step, distance)
+    width = int(net.random.choice(GROUP_WIDTHS))
+    channels = net.channels(macs_per_pixel=lambda channels: 9 * width * channels, multiple=2 * width)
+    grouped = {"group": channels // width, "pads": [1] * 4}
     net.narrowed(net.weighted("grouped_conv", net.widened(channels), channels, channels, (3, 3), **grouped), channels)
-    channels = net.channels()
-    each = {"group": channels, "dilations": [2, 2], "pads": [2] * 4}
-    source = net.widened(channels)
-    net.narrowed(net.weighted("depthwise_conv", source, channels, channels, (3, 3), **each), channels)
-    sevens = {"group": channels, "pads": [3] * 4}
-    net.narrowed(net.weighted("depthwise_conv", net.widened(channels), channels, channels, (7, 7), **sevens), channels)
+    for sides, step, distance in net.some(DEPTHWISE_WINDOWS, DEPTHWISE_AT_ONCE):
+        channels = net.channels() if net.random.random() < FEW_SHARE else 4 * math.ceil(net.few() / 4)
+        window = {"group": channels, **_window(sides, step, distance)}
+        each = net.weighted("depthwise_conv", net.widened(channels), channels, channels, sides, **window)
+        net.narrowed(each, channels, ends=True)
 
 
-def _strided(net: _Network) -> None:
-    channels = net.channels(macs_per_pixel=lambda width: 2 * width**2)
-    source = net.widened(channels)
-    for side in (2, 4):
-        patches = net.weighted("conv", source, channels, channels, (side, side), strides=[side] * 2)
-        net.narrowed(patches, channels, ends=True)
+def _window(sides: tuple[int, int], step: int, distance: int) -> dict[str, list[int]]:
+    pads = [distance * (side // 2) if side % 2 else 0 for side in sides]
+    return {"strides": [step] * 2, "dilations": [distance] * 2, "pads": pads * 2}
+
+
+def _dense(net: _Network, sides: tuple[int, int], step: int, distance: int) -> None:
+    """Add a convolution from many or few channels to many or few."""
+    pixels = (net.side // step) ** 2
+    if net.side // step < LEAST_PIXELS:
+        return
+    inside, outside = (net.few() if net.random.random() < FEW_SHARE else net.channels() for _ in range(2))
+    most = float(np.exp(net.random.uniform(np.log(LEAST_MACS), np.log(MOST_MACS))))
+    while math.prod(sides) * inside * outside * pixels > most and max(inside, outside) > FEW_CHANNELS[1]:
+        inside, outside = (
+            max(1, width // 2) if width == max(inside, outside) else width for width in (inside, outside)
+        )
+    window = _window(sides, step, distance)
+    net.narrowed(net.weighted("conv", net.widened(inside), inside, outside, sides, **window), outside, ends=True)
+
+
+def _vectors(net: _Network) -> None:
+    """Add what follows the pooling of a whole map: convolutions of one pixel, and a classifier."""
+    channels = net.channels(multiple=16)
+    pooled = net.add("global_pool_blocked", "GlobalAveragePool", net.widened(channels))
+    squeezed = max(4, channels // int(net.random.choice((2, 4, 8))))
+    at = net.weighted("conv", pooled, channels, squeezed, (1, 1))
+    at = net.weighted("conv", at, squeezed, channels, (1, 1))
+    classes = round(float(np.exp(net.random.uniform(np.log(10), np.log(1000)))))
+    flat = net.add(None, "Flatten", at)
+    net.ends.append(net.add("matmul", "Gemm", flat, net.shared((classes, channels)), net.shared((classes,)), transB=1))
+
+
+def _recurrent(net: _Network) -> None:
+    """Add recurrent layers that read the rows of the image one after the other."""
+    rows = net.add("reduce", "ReduceMean", net.add("exp", "Exp", net.conv(net.source, NECK, NECK)), net.constant([3]))
+    flat = net.add(None, "Reshape", rows, net.constant([0, NECK, net.side]))
+    steps = net.add("transpose", "Transpose", flat, perm=[2, 0, 1])
+    for operator, gates in (("LSTM", 4), ("GRU", 3)):
+        width = NECK * round(float(np.exp(net.random.uniform(0, np.log(LARGEST_STATE // NECK)))))
+        weights = net.shared((1, gates * width, NECK)), net.shared((1, gates * width, width))
+        net.ends.append(net.add("recurrent", operator, steps, *weights, hidden_size=width))
 
 
 def _transposed(net: _Network) -> None:
-    for side, padding in ((2, 0), (4, 1)):
-        channels = net.channels(values=LARGEST_VALUES // 4, macs_per_pixel=lambda width: side**2 * width**2)  # noqa: B023
-        weights = net.shared((channels, channels, side, side)), net.shared((channels,))
+    for side, padding in ((2, 0), (3, 0), (4, 1)):
+        inside = net.channels(values=LARGEST_VALUES // 4, macs_per_pixel=lambda width: side**2 * width**2)  # noqa: B023
+        outside = net.few() if net.random.random() < FEW_SHARE else inside
+        weights = net.shared((inside, outside, side, side)), net.shared((outside,))
         window = {"strides": [2, 2], "pads": [padding] * 4}
-        larger = net.add("conv_transpose", "ConvTranspose", net.widened(channels), *weights, **window)
-        net.narrowed(larger, channels, ends=True)
+        larger = net.add("conv_transpose", "ConvTranspose", net.widened(inside), *weights, **window)
+        net.narrowed(larger, outside, ends=True)
 
 
 _GROUPS = (
-    *(_unary, _slow_unary, _blocked, _joined, _moved, _tables),
-    *(_resized, _tokens, _convolutions, _strided, _transposed),
+    *(_unary, _slow_unary, _blocked, _plain_pools, _joined, _moved, _tables),
+    *(_resized, _tokens, _convolutions, _transposed, _vectors, _recurrent),
 )

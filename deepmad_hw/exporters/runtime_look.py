@@ -18,6 +18,7 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
+from onnx.helper import get_attribute_value
 
 from deepmad_hw.exporters import onnx_guard, runtime_graph
 from deepmad_hw.exporters.onnx_inputs import packed_values
@@ -43,6 +44,8 @@ class LookedAt:
         writes: shapes of its outputs.
         value_type: of its first input, as in `onnx.TensorProto`.
         mode: of a resizing, such as ``nearest``.
+        axis: that a softmax goes along.
+        perm: the order into which a transpose brings the axes.
     """
 
     operation: RuntimeOperation
@@ -51,6 +54,8 @@ class LookedAt:
     writes: tuple[Shape, ...]
     value_type: int
     mode: str = "nearest"
+    axis: int = -1
+    perm: tuple[int, ...] = ()
 
 
 def look(data: bytes, values: Mapping[str, NDArray[Any]]) -> tuple[LookedAt, ...] | None:
@@ -89,6 +94,8 @@ def _looked_at(item: dict[str, Any]) -> LookedAt:
         operation=RuntimeOperation(**{**said, **lists}),
         value_type=item["value_type"],
         mode=item["mode"],
+        axis=item["axis"],
+        perm=tuple(item["perm"]),
         **shapes,
     )
 
@@ -142,24 +149,50 @@ def joined(
         events: the profile.
     """
     by_name = {operation.name: operation for operation in operations if operation.name}
-    held = {tensor.name for graph in onnx_guard.graphs_of(optimised.graph) for tensor in graph.initializer}
+    held = {
+        tensor.name: (tensor.data_type, tuple(tensor.dims))
+        for graph in onnx_guard.graphs_of(optimised.graph)
+        for tensor in graph.initializer
+    }
     nodes = {node.name: node for graph in onnx_guard.graphs_of(optimised.graph) for node in graph.node if node.name}
     kernels = sorted((event for event in events if event.get("cat") == "Node"), key=lambda event: event["ts"])
     for event in kernels:
         name, kind = event["name"].removesuffix(_EVENT_SUFFIX), event["args"]["op_name"]
         inputs, outputs = (_shapes(event["args"][f"{side}_type_shape"]) for side in ("input", "output"))
         node = nodes.get(name)
-        attributes = {} if node is None else {item.name: item.s.decode() for item in node.attribute}
+        attributes = {} if node is None else {item.name: get_attribute_value(item) for item in node.attribute}
         names = [] if node is None else [each for each in node.input if each]
-        constant = [each in held for each in names] if len(names) == len(inputs) else [False] * len(inputs)
+        inputs, constant = _told_apart(names, inputs, held)
         yield LookedAt(
             operation=by_name.get(name) or RuntimeOperation(name=name, kind=kind, inputs=(), outputs=()),
             reads=tuple(shape for (_, shape), kept in zip(inputs, constant, strict=True) if not kept),
             constants=tuple(shape for (_, shape), kept in zip(inputs, constant, strict=True) if kept),
             writes=tuple(shape for _, shape in outputs),
             value_type=next((kind for (kind, _), kept in zip(inputs, constant, strict=True) if not kept), 1),
-            mode=attributes.get("mode") or "nearest",
+            mode=attributes.get("mode", b"nearest").decode(),
+            axis=attributes.get("axis", -1),
+            perm=tuple(attributes.get("perm", ())),
         )
+
+
+def _told_apart(
+    names: list[str], inputs: list[tuple[int, Shape]], held: Mapping[str, tuple[int, Shape]]
+) -> tuple[list[tuple[int, Shape]], list[bool]]:
+    """Return the inputs of an operation, and for each whether it is constant.
+
+    Weights that the runtime has packed in a form of its own are missing from a profile.
+    """
+    if len(names) == len(inputs):
+        return inputs, [name in held for name in names]
+    left, found = list(inputs), []
+    for name in names:
+        if left and (name not in held or left[0] == held[name]):
+            found.append(left.pop(0))
+        elif name in held:
+            found.append(held[name])
+    if left or len(found) != len(names):
+        return inputs, [False] * len(inputs)
+    return found, [name in held for name in names]
 
 
 def _shapes(said: list[dict[str, list[int]]]) -> list[tuple[int, Shape]]:

@@ -188,7 +188,13 @@ def _sized(each: LookedAt, *, batch: int = 1) -> Sized:
     operation = each.operation
     return Sized(
         operator=operation.kind,
-        attributes={"group": operation.group, "kernel_shape": operation.kernel_shape, "mode": each.mode.encode()},
+        attributes={
+            "group": operation.group,
+            "kernel_shape": operation.kernel_shape,
+            "mode": each.mode.encode(),
+            "axis": each.axis,
+            "perm": each.perm,
+        },
         reads=each.reads,
         constants=each.constants,
         writes=each.writes,

@@ -23,10 +23,6 @@ MEASURED, LAW, EXTRAPOLATED, MISSING = "measured", "law", "extrapolated", "missi
 MAX_EXTRAPOLATED = 0.1  # share of a network's latency, beyond which no number is given for it
 EXTRAPOLATED_MARGIN = 0.5  # of what rests on extrapolation
 UNKNOWN_MARGIN = 0.3  # of a law with too few operations to tell how far it strays
-# Amounts of work do not say that windows are large or channels few; laws were fitted to others than these.
-LARGEST_KERNEL, FEWEST_CHANNELS = 7, 16
-# What it takes follows the signs of its values: 0.8 ns a value in a probe, 5.5 in a network of random weights.
-FOLLOWS_VALUES = frozenset({"prelu"})
 # Activations that a convolution does on the way, whichever of them it is.
 ON_THE_WAY = ("none", "relu", "relu6")
 
@@ -152,10 +148,6 @@ def _from_others(name: str, spec: LayerSpec, model: TableModel) -> Part:
 
 def _alone(name: str, spec: LayerSpec, model: TableModel) -> Part | None:
     """Return a layer by the law of its operation and that of its activation, None outside what these were fitted to."""
-    if spec.op == "conv" and (
-        spec.kernel > LARGEST_KERNEL or min(spec.in_channels, spec.out_channels) < FEWEST_CHANNELS
-    ):
-        return None
     activation = [] if spec.activation in ON_THE_WAY else [_activation(spec)]
     laws = [costs.layer_operation(spec), *activation]
     if not model.operations.covers(laws).all() or model.operations.extrapolates(laws).any():
@@ -196,7 +188,7 @@ def _operations(operations: Sequence[tuple[str, OperationSpec]], model: TableMod
     known = [spec for spec, yes in zip(specs, covered, strict=True) if yes]
     answers = iter(zip((laws.predict_us(known) / 1e3).tolist(), laws.margins(known), strict=True))
     return [
-        _by_law(name, spec, *next(answers), guessed=bool(guess) or spec.kind in FOLLOWS_VALUES)
+        _by_law(name, spec, *next(answers), guessed=bool(guess))
         if yes
         else Part(name=name, time_ms=math.nan, source=MISSING, kind=spec.kind)
         for (name, spec), yes, guess in zip(operations, covered, guessed, strict=True)

@@ -1,12 +1,14 @@
 """Times of operations outside the block families: a physical law for every kind. Layer 3.
 
 A law says that time is a sum of non-negative shares: of a call, of values read and written, of those of them that pass
-the caches, of multiply-adds and of weights. It is fitted to the relative errors of the measured operations of one kind
-and value type. How far it strays is seen from operations that are left out of the fit in turn.
+the caches, of stretches and rows that are begun anew, of weights, and of multiply-adds, which the kernels of
+convolutions round up to whole blocks of channels. It is fitted to the relative errors of the measured operations of one
+kind and value type. How far it strays is seen from operations that are left out of the fit in turn.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +30,9 @@ SLACK = 1024  # values or multiply-adds that are too few to tell in the time of 
 MIN_MEASURED = 4  # operations that make a law
 # Values of a batch, read and written, beyond which some come from memory; of a core's second-level cache, about.
 CACHED_VALUES = 2**20
+# Channels that kernels round up to: floats of a 256-bit and of a 512-bit register.
+BLOCKS = (8, 16)
+ALIGNED_CHANNELS = 4  # inputs of a convolution in blocks are a multiple of it, all others go through a copy of windows
 
 _UNARY = "sigmoid"
 _MOVING = "concat"
@@ -47,6 +52,8 @@ SIMILAR: dict[str, tuple[str, ...]] = {
     "concat": ("split", "slice"),
     "resize_nearest": ("resize_linear",),
     "resize_linear": ("resize_nearest",),
+    "resize_nearest_blocked": ("resize_linear_blocked", "resize_nearest"),
+    "resize_linear_blocked": ("resize_nearest_blocked", "resize_linear"),
     "depth_to_space": ("transpose",),
     "transpose": ("reorder",),
     "reorder": ("transpose",),
@@ -56,10 +63,14 @@ SIMILAR: dict[str, tuple[str, ...]] = {
     "layer_norm": ("instance_norm", "softmax"),
     "other_norm": ("layer_norm", "softmax"),
     "softmax": ("layer_norm", "exp"),
-    "reduce": ("global_pool",),
+    "reduce": ("global_pool", "reduce_outer"),
+    "reduce_outer": ("reduce",),
     "global_pool": ("reduce",),
     "avg_pool": ("max_pool",),
     "max_pool": ("avg_pool",),
+    "global_pool_blocked": ("global_pool",),
+    "avg_pool_blocked": ("max_pool_blocked", "avg_pool"),
+    "max_pool_blocked": ("avg_pool_blocked", "max_pool"),
     **dict.fromkeys(("cast", "quantize", "dequantize"), ("cast", "quantize", "dequantize", _MOVING)),
     "grouped_conv": ("conv",),
     "depthwise_conv": ("grouped_conv",),
@@ -172,41 +183,93 @@ class Law:
     """The law of one kind and value type.
 
     Args:
-        coefficients: microseconds of a call, and of a thousand values read, written, and not cached, of ten thousand
-            multiply-adds, and of a thousand weights.
-        low: smallest measured amounts: read, written, multiply-adds, weights.
+        coefficients: microseconds of each of `_shares`.
+        low: smallest measured amounts: read, written, multiply-adds, weights, stretches.
         high: largest ones.
+        narrow: smallest measured sizes of kernels: values of a window, channels of a group, outputs.
+        wide: largest ones.
         errors: of operations that were left out of the fit in turn, measured over predicted, minus one.
         margin: within which they lie at the confidence, None where they are too few.
     """
 
     coefficients: Floats
-    low: tuple[int, ...]
-    high: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    narrow: tuple[float, ...]
+    wide: tuple[float, ...]
     errors: tuple[float, ...]
     margin: float | None
 
     def reaches(self, spec: OperationSpec) -> bool:
         """Return whether every amount lies in the measured range, or a factor of `REACH` and `SLACK` outside.
 
+        Sizes of kernels have no slack: one channel is not sixteen.
+
         Args:
             spec: an operation of the law's kind.
         """
         amounts = zip(_amounts(spec), self.low, self.high, strict=True)
-        return all(low - SLACK <= amount * REACH and amount - SLACK <= high * REACH for amount, low, high in amounts)
+        sizes = zip(_sizes(spec), self.narrow, self.wide, strict=True)
+        near = all(low - SLACK <= amount * REACH and amount - SLACK <= high * REACH for amount, low, high in amounts)
+        return near and all(low <= size * REACH and size <= high * REACH for size, low, high in sizes)
 
 
-def _amounts(spec: OperationSpec) -> tuple[int, ...]:
-    return spec.read_values, spec.written_values, spec.macs, spec.weight_values
+def _amounts(spec: OperationSpec) -> tuple[float, ...]:
+    return spec.read_values, spec.written_values, spec.macs, spec.weight_values, _stretches(spec)
+
+
+def _stretches(spec: OperationSpec) -> float:
+    """Return how many rows, or stretches of memory, an operation goes over; 0 where it has windows."""
+    return max(spec.read_values, spec.written_values) / spec.span if spec.span and not spec.macs else 0.0
+
+
+def _sizes(spec: OperationSpec) -> tuple[float, ...]:
+    if not spec.macs:
+        return 0.0, 0.0, 0.0
+    return spec.span, _group_width(spec), spec.channels
+
+
+def _group_width(spec: OperationSpec) -> float:
+    """Return the input channels that an output of a convolution sees, 0 for everything else."""
+    return spec.macs / spec.written_values / spec.span if spec.channels and spec.span else 0.0
+
+
+def _work(spec: OperationSpec) -> tuple[float, ...]:
+    """Return multiply-adds with channels rounded up to blocks of each size, and those that kernels do less quickly.
+
+    These are, of convolutions, those for whose channels there is no kernel in blocks, those of one block of outputs,
+    which leaves registers idle, and those on the few channels of an image, which no block holds.
+    """
+    padded = [_padded_macs(spec, block) for block in BLOCKS]
+    if not spec.channels:
+        return *padded, 0.0, 0.0, 0.0
+    narrow = spec.kind == "conv" and _group_width(spec) < BLOCKS[0]
+    slow = (_is_unaligned(spec), spec.channels <= BLOCKS[0], narrow)
+    return *padded, *(padded[0] if yes else 0.0 for yes in slow)
+
+
+def _padded_macs(spec: OperationSpec, block: int) -> float:
+    if not spec.channels:
+        return spec.macs
+    width = _group_width(spec)
+    inside = math.ceil(round(width) / block) * block / width if width >= BLOCKS[0] else 1.0
+    return spec.macs * inside * math.ceil(spec.channels / block) * block / spec.channels
+
+
+def _is_unaligned(spec: OperationSpec) -> bool:
+    if spec.kind == "depthwise_conv":
+        return spec.channels % ALIGNED_CHANNELS > 0
+    width = round(_group_width(spec))
+    step = BLOCKS[0] if spec.kind == "grouped_conv" else ALIGNED_CHANNELS if width >= BLOCKS[0] else 1
+    return width % step > 0
 
 
 def _shares(specs: Sequence[OperationSpec], batch: int) -> Floats:
-    """Return the quantities that a law adds up, [n, shares]."""
-    read, written, macs, weights = np.array([_amounts(spec) for spec in specs], dtype=float).reshape(-1, 4).T
+    """Return the quantities that a law adds up, [n, shares], of similar size for typical operations."""
+    read, written, _, weights, stretches = np.array([_amounts(spec) for spec in specs]).reshape(-1, 5).T
     beyond = np.maximum(0.0, read + written - CACHED_VALUES / batch)
-    return np.stack(
-        [np.ones_like(read), read * 1e-3, written * 1e-3, beyond * 1e-3, macs * 1e-4, weights * 1e-3], axis=1
-    )
+    moved = np.stack([np.full(len(specs), 1e3), read, written, beyond, weights, stretches], axis=1) * 1e-3
+    return np.hstack([moved, np.array([_work(spec) for spec in specs]).reshape(-1, 5) * 1e-4])
 
 
 def _fitted(rows: Sequence[OperationMeasurement], batch: int, confidence: float) -> Law:
@@ -218,11 +281,13 @@ def _fitted(rows: Sequence[OperationMeasurement], batch: int, confidence: float)
         predicted_us = float(shares[left_out] @ _coefficients(shares[kept], measured_us[kept]))
         if predicted_us > 0:  # a law fitted to others may say nothing of this one
             errors.append(float(measured_us[left_out]) / predicted_us - 1)
-    amounts = np.array([_amounts(row.spec) for row in rows])
+    amounts, sizes = (np.array([told(row.spec) for row in rows]) for told in (_amounts, _sizes))
     return Law(
         coefficients=_coefficients(shares, measured_us),
         low=tuple(amounts.min(axis=0).tolist()),
         high=tuple(amounts.max(axis=0).tolist()),
+        narrow=tuple(sizes.min(axis=0).tolist()),
+        wide=tuple(sizes.max(axis=0).tolist()),
         errors=tuple(errors),
         margin=conformal_margin(errors, confidence=confidence),
     )

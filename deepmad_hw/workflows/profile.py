@@ -61,7 +61,7 @@ NOMINAL_UNIT_S = 0.7
 CALIBRATION_SHARE = 0.25
 OPERATION_SHARE = 0.12  # of the measuring time, for operations outside the block families
 # Fewer say too little to fit laws; the two minutes of a quickstart are kept for what designs are made of.
-MIN_OPERATION_PROBES, MAX_OPERATION_PROBES = 4, 30
+MIN_OPERATION_PROBES, MAX_OPERATION_PROBES = 4, 40
 NOMINAL_VALUES_PER_S = 1.6e9  # of operations that move values
 MIN_PROBES_PER_SPACE = 6
 CALIBRATION_NETWORKS = (12, 80)  # at least, at most; the more, the surer the margin

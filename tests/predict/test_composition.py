@@ -122,7 +122,8 @@ def test_parts_of_one_kind_err_together_and_kinds_independently():
     [
         ({}, "conv", 8 * 9 * 16 * 9 * 8),
         ({"groups": 8, "out_channels": 8}, "depthwise_conv", 8 * 9 * 8 * 9),
-        ({"op": "max_pool", "out_channels": 8}, "max_pool", 8 * 9 * 8 * 9),
+        ({"op": "max_pool", "out_channels": 8}, "max_pool_blocked", 8 * 9 * 8 * 9),
+        ({"op": "max_pool", "in_channels": 6, "out_channels": 6}, "max_pool", 6 * 9 * 8 * 9),
         ({"op": "add", "out_channels": 8, "kernel": 1}, "add", 0),
         ({"op": "linear", "height": 1, "width": 1, "kernel": 1}, "matmul", 8 * 16),
     ],

@@ -1,5 +1,6 @@
 """Laws of operations outside the families: found again from made-up times, honest about what they never saw."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -160,3 +161,48 @@ def test_a_tables_laws_are_scaled_like_its_layers():
     assert model.operations.predict_us(CONVOLUTIONS) == pytest.approx([law_us(each) for each in CONVOLUTIONS], rel=0.2)
     doubled = OperationLaws(rows, batch=4, gain=2.0)
     assert doubled.predict_us(CONVOLUTIONS) == pytest.approx(2 * model.operations.predict_us(CONVOLUTIONS))
+
+
+def convolution(inside, outside, pixels=196, kernel=9):
+    chain = inside * kernel
+    return OperationSpec(
+        kind="conv",
+        read_values=inside * pixels,
+        written_values=outside * pixels,
+        macs=chain * outside * pixels,
+        weight_values=chain * outside,
+        span=kernel,
+        channels=outside,
+    )
+
+
+def test_a_convolution_costs_what_its_channels_are_rounded_up_to():
+    def blocked_us(inside, outside):
+        return 3.0 + 2e-5 * math.ceil(inside / 8) * 8 * math.ceil(outside / 8) * 8 * 9 * 196
+
+    widths = [(12, 24), (16, 20), (64, 64), (28, 36), (40, 100), (128, 12), (20, 256), (96, 32)] * 2
+    laws = OperationLaws([measured(convolution(*each), blocked_us(*each)) for each in widths])
+    for asked in ((32, 28), (60, 44), (100, 20)):
+        assert laws.predict_us([convolution(*asked)])[0] == pytest.approx(blocked_us(*asked), rel=1e-6)
+
+
+def test_rows_that_are_begun_anew_have_a_price_of_their_own():
+    def rows_us(each):
+        return 2.0 + 1e-3 * each.read_values + 0.05 * each.read_values / each.span
+
+    def softmax(values, row):
+        return OperationSpec(kind="softmax", read_values=values, written_values=values, span=row)
+
+    specs = [softmax(values, row) for values in (10**4, 10**5, 10**6) for row in (8, 50, 200, 800)]
+    laws = OperationLaws([measured(each, rows_us(each)) for each in specs])
+    assert laws.predict_us([softmax(50_000, 20)])[0] == pytest.approx(rows_us(softmax(50_000, 20)))
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "kernel", "far"),
+    [(16, 64, 9, False), (3, 64, 9, True), (64, 4, 9, True), (64, 64, 25, True), (64, 64, 1, True), (90, 64, 9, False)],
+)
+def test_windows_and_channels_that_were_not_measured_are_a_guess(inside, outside, kernel, far):
+    laws = OperationLaws([measured(convolution(*each), 9.0) for each in ((16, 16), (16, 64), (64, 16), (64, 64))])
+    pixels = 64 * 64 * 9 * 196 // (inside * outside * kernel)  # as much work as was measured
+    assert laws.extrapolates([convolution(inside, outside, min(pixels, 196), kernel)]).tolist() == [far]
