@@ -55,7 +55,7 @@ def layer_operation(spec: LayerSpec, *, value_type: str = "fp32") -> OperationSp
     windows = {"max_pool": written * window, "avg_pool": written * window, "global_pool": read}
     spans = {"conv": window, "max_pool": window, "avg_pool": window, "global_pool": pixels, "scale": pixels}
     return OperationSpec(
-        kind=_operation_kind(spec),
+        kind=_operation_kind(spec, value_type),
         value_type=value_type,
         read_values=read * (2 if spec.op == "add" else 1) + (written if spec.residual else 0),
         written_values=written,
@@ -66,10 +66,11 @@ def layer_operation(spec: LayerSpec, *, value_type: str = "fp32") -> OperationSp
     )
 
 
-def _operation_kind(spec: LayerSpec) -> str:
+def _operation_kind(spec: LayerSpec, value_type: str) -> str:
     dense = "depthwise_conv" if spec.depthwise else "conv" if spec.groups == 1 else "grouped_conv"
     kind = {"conv": dense, "linear": "matmul", "scale": "mul_broadcast"}.get(spec.op, spec.op)
-    blocked = spec.op in ("max_pool", "avg_pool", "global_pool") and spec.out_channels % CHANNEL_BLOCK == 0
+    pool = spec.op in ("max_pool", "avg_pool", "global_pool")
+    blocked = pool and value_type != "int8" and spec.out_channels % CHANNEL_BLOCK == 0  # channels of bytes come last
     return f"{kind}_blocked" if blocked else kind
 
 

@@ -42,6 +42,14 @@ SPIN_US = 1000
 _EVENT_SUFFIX = "_kernel_time"
 _BLOCKED_SUFFIX = "_nchwc"
 _LAYOUT_CHANGES = ("ReorderInput", "ReorderOutput")
+# Changes of form before the operation that needs the other one, by what they are planned as.
+_FORMS = {
+    **dict.fromkeys(_LAYOUT_CHANGES, "reorder"),
+    "Transpose": "transpose",
+    "QuantizeLinear": "quantize",
+    "DequantizeLinear": "dequantize",
+}
+_BYTES = ("int8", "uint8")
 _NORM_SUFFIX = "_bn"
 _CONVOLUTION_KINDS = ("conv", "depthwise_conv", "grouped_conv", "conv_transpose")
 _PART = re.compile(r"([A-Za-z]+)_\d+")  # of an operation that was taken apart
@@ -197,14 +205,14 @@ class _Owners:
     def of(self, events: list[dict[str, Any]]) -> list[str]:
         found, reader, last = [], "", 0
         for event in reversed(events):
-            if event["args"]["op_name"] in _LAYOUT_CHANGES:
-                found.append(self._reorder(event, reader))
+            if self._is_form(event):
+                found.append(self._form(event, reader))
             else:
                 reader = _label(event)
                 found.append("")
         found.reverse()
         for place, event in enumerate(events):
-            if event["args"]["op_name"] not in _LAYOUT_CHANGES:
+            if not self._is_form(event):
                 named = self._named(_label(event))
                 last = last if named is None else named
                 found[place] = self._operation(event, named, last)
@@ -222,6 +230,8 @@ class _Owners:
             named = next((index for index in self._nameless if index >= last), None)
         if named is None or self._merged(event, self._operations[named]):
             return str(event["name"])
+        if _on_bytes(event) != (self._operations[named].spec.value_type == "int8"):
+            return str(event["name"])
         return self._operations[named].name
 
     def _merged(self, event: dict[str, Any], node: OperationNode) -> bool:
@@ -230,14 +240,26 @@ class _Owners:
         own_norm = node.spec.kind == "batch_norm" and _label(event).endswith(_NORM_SUFFIX)
         return convolution and node.spec.kind not in _CONVOLUTION_KINDS and not own_norm
 
-    def _reorder(self, event: dict[str, Any], reader: str) -> str:
-        position = self._position.get(f"{reader}.reorder")
+    def _is_form(self, event: dict[str, Any]) -> bool:
+        kind = _FORMS.get(event["args"]["op_name"])
+        position = self._position.get(_label(event))
+        return kind is not None and (position is None or self._operations[position].spec.kind != kind)
+
+    def _form(self, event: dict[str, Any], reader: str) -> str:
+        position = self._position.get(f"{reader}.{_FORMS[event['args']['op_name']]}")
         shapes = [shape for each in event["args"].get("input_type_shape", ()) for shape in each.values()]
         if position is None or not shapes:
             return str(event["name"])
         planned = self._operations[position]
         fits = math.prod(shapes[0]) == planned.spec.read_values * self._batch
-        return planned.name if fits else str(event["name"])
+        same = _on_bytes(event) == (planned.spec.value_type == "int8")
+        return planned.name if fits and same else str(event["name"])
+
+
+def _on_bytes(event: dict[str, Any]) -> bool:
+    """Return whether an operation reads bytes, for all that the event says."""
+    first: dict[str, Any] = next(iter(event["args"].get("input_type_shape", ())), {})
+    return event["args"]["op_name"].startswith("QLinear") or any(kind in _BYTES for kind in first)
 
 
 def _label(event: dict[str, Any]) -> str:

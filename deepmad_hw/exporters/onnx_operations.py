@@ -106,8 +106,8 @@ _PRODUCTS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInte
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "NhwcFusedConv"})
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"})
 # Names of the runtime that say how an operator runs, not what it computes.
-_BLOCKED = "nchwc."
-_PREFIXES = ("com.microsoft.", _BLOCKED, "nhwc.", "QLinear")
+_BLOCKED, _BYTEWISE = "nchwc.", "QLinear"
+_PREFIXES = ("com.microsoft.", _BLOCKED, "nhwc.", _BYTEWISE)
 _RENAMED = {"QGemm": "Gemm", "DynamicQuantizeMatMul": "MatMul", "MatMulIntegerToFloat": "MatMul", "Upsample": "Resize"}
 
 _VALUE_TYPES = {
@@ -191,7 +191,8 @@ def _kind(sized: Sized) -> str | None:
     if operator in _UNARY:
         return _UNARY[operator]
     if operator in _BINARY:
-        shapes = [*sized.reads, *sized.constants]
+        factors = () if sized.operator.startswith(_BYTEWISE) else None  # the shape of scales and zero points
+        shapes = [*sized.reads, *(shape for shape in sized.constants if shape != factors)]
         whole = len(shapes) > 1 and len({_without_ones(shape) for shape in shapes}) == 1
         return _BINARY[operator] if whole else f"{_BINARY[operator]}_broadcast"
     if operator == "Resize":
@@ -275,7 +276,8 @@ def _span(sized: Sized, kind: str, reads: Sequence[Shape]) -> int:
     if kind in _STRETCHES:
         return min(_copied(source, written), _copied(written, source))
     if kind.endswith("_broadcast"):
-        others = (shape for shape in (*reads, *sized.constants) if shape != written)
+        bytewise = sized.operator.startswith(_BYTEWISE)
+        others = (shape for shape in (*reads, *sized.constants) if shape != written and not (bytewise and not shape))
         return min((_repeated(shape, written) for shape in others), default=0)
     return _row(sized, kind, source, written)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,8 +25,14 @@ from deepmad_hw.layer import IMAGE, OperationNode, OperationSpec
 
 OPSET = 21  # the first with a GroupNormalization that can be used
 RUNTIMES = ("onnxruntime", "replay")  # those that read the files, and join times to operations
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "int8")
+# Operations with kernels on bytes, which are rounded in the networks of int8; the others run on floats between them.
+BYTEWISE = (
+    *("Add", "AveragePool", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul", "MaxPool"),
+    *("Mul", "Reshape", "Resize", "Sigmoid", "Softmax", "Split", "Transpose"),
+)
 SIDES = (28, 56, 14, 112, 7, 80, 40, 20, 160, 10)  # pixels; any first few of them span the range
+SMALL = "constant"  # how the names of constants begin that lie in no file of weights
 NECK = 16  # channels between two groups of operations: few, so that the convolutions there are cheap
 CHANNELS = (16, 512)
 UNEVEN_SHARE = 0.2  # of widths that are no multiple of 16
@@ -60,6 +66,7 @@ POOL_WINDOWS = ((2, 2), (3, 1), (3, 2), (5, 1), (9, 1), (13, 1))  # side and ste
 POOLS_AT_ONCE = 3
 FEW_CHANNELS, FEW_SHARE = (1, 15), 0.4
 LEAST_MACS = 3_000_000  # of the largest convolution that a group may hold
+FLOATS_AT_ONCE = 3  # places in a group where bytes are turned into floats and back
 LARGEST_STATE = 256  # values of a recurrent layer
 
 
@@ -71,11 +78,13 @@ class OperationProbe:
         name: unique in a plan.
         side: of its image, in pixels.
         seed: of its widths.
+        precision: ``int8`` for a network that is rounded to bytes, as far as there are kernels on bytes.
     """
 
     name: str
     side: int
     seed: int
+    precision: str = "fp32"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -83,15 +92,24 @@ class OperationProbe:
         return (NECK, self.side, self.side)
 
 
-def operation_probes(count: int, *, seed: int = 0) -> list[OperationProbe]:
+def operation_probes(count: int, *, seed: int = 0, precision: str = "fp32") -> list[OperationProbe]:
     """Return networks that together show every kind of operation over a range of sizes.
+
+    Every second one of int8 is of floats: what has no kernel on bytes runs on them.
 
     Args:
         count: how many.
         seed: of the widths.
+        precision: of the table that they are for, one of `PRECISIONS`.
     """
+    forms = ("int8", "fp32") if precision == "int8" else (precision,)
     return [
-        OperationProbe(name=f"operations{index:02}", side=SIDES[index % len(SIDES)], seed=seed * 1000 + index)
+        OperationProbe(
+            name=f"operations{index:02}",
+            side=SIDES[index // len(forms) % len(SIDES)],
+            seed=seed * 1000 + index,
+            precision=forms[index % len(forms)],
+        )
         for index in range(count)
     ]
 
@@ -107,16 +125,24 @@ def operations(probe: OperationProbe) -> tuple[OperationNode, ...]:
     inferred = shape_inference.infer_shapes(network.model(probe), data_prop=True, strict_mode=True).graph
     shapes = {value.name: _shape(value) for value in (*inferred.input, *inferred.value_info, *inferred.output)}
     constants = {tensor.name: tensor for tensor in inferred.initializer}
-    found = []
+    found: list[OperationNode] = []
     for node in inferred.node:
         if node.name in network.reorders:
-            values = int(np.prod(shapes[node.input[0]]))
-            spec = OperationSpec(kind="reorder", read_values=values, written_values=values)
-            found.append(OperationNode(name=f"{node.name}.reorder", spec=spec))
+            found += _changes(node.name, int(np.prod(shapes[node.input[0]])), bytewise=probe.precision == "int8")
         if node.name in network.kinds:
             spec = _spec(network.kinds[node.name], network.parts.get(node.name, [node]), shapes, constants)
+            if probe.precision == "int8" and node.op_type in BYTEWISE:
+                spec = replace(spec, value_type="int8")
             found.append(OperationNode(name=node.name, spec=spec))
     return tuple(found)
+
+
+def _changes(reader: str, values: int, *, bytewise: bool) -> Iterator[OperationNode]:
+    """Yield the changes of form that a runtime may make before an operation."""
+    forms = (("transpose", "int8", 1), ("quantize", "fp32", 0), ("dequantize", "int8", 0))
+    for kind, value_type, span in forms if bytewise else (("reorder", "fp32", 0),):
+        spec = OperationSpec(kind=kind, value_type=value_type, read_values=values, written_values=values, span=span)
+        yield OperationNode(name=f"{reader}.{kind}", spec=spec)
 
 
 def operation_model(probe: OperationProbe, tensor: TensorSource, *, batch: int = 1) -> Any:
@@ -188,6 +214,7 @@ class _Network:
 
     side: int
     batch: int
+    bytewise: bool
     tensor: TensorSource
     random: np.random.Generator
     nodes: list[Any] = field(default_factory=list)
@@ -278,7 +305,7 @@ class _Network:
     def constant(self, values: Any) -> str:
         """Return a small constant."""
         array = np.array(values, dtype=np.int64 if np.array(values).dtype.kind == "i" else np.float32)
-        self.constants.append(numpy_helper.from_array(array, f"constant{len(self.constants)}"))
+        self.constants.append(numpy_helper.from_array(array, f"{SMALL}{len(self.constants)}"))
         return str(self.constants[-1].name)
 
     def factors(self, *shape: int) -> str:
@@ -287,9 +314,11 @@ class _Network:
 
 
 def _built(probe: OperationProbe, tensor: TensorSource, *, batch: int) -> _Network:
-    network = _Network(side=probe.side, batch=batch, tensor=tensor, random=np.random.default_rng(probe.seed))
-    _group_norm(network)
-    for group in _GROUPS * max(1, min(MOST_TIMES, PIXELS_OF_ONCE // probe.side)):
+    bytewise, random = probe.precision == "int8", np.random.default_rng(probe.seed)
+    network = _Network(side=probe.side, batch=batch, bytewise=bytewise, tensor=tensor, random=random)
+    if not bytewise:
+        _group_norm(network)
+    for group in (_BYTEWISE_GROUPS if bytewise else _GROUPS) * max(1, min(MOST_TIMES, PIXELS_OF_ONCE // probe.side)):
         group(network)
     return network
 
@@ -537,7 +566,8 @@ def _dense(net: _Network, sides: tuple[int, int], step: int, distance: int) -> N
 def _vectors(net: _Network) -> None:
     """Add what follows the pooling of a whole map: convolutions of one pixel, and a classifier."""
     channels = net.channels(multiple=16)
-    pooled = net.add("global_pool_blocked", "GlobalAveragePool", net.widened(channels))
+    kind = "global_pool" if net.bytewise else "global_pool_blocked"
+    pooled = net.add(kind, "GlobalAveragePool", net.widened(channels))
     squeezed = max(4, channels // int(net.random.choice((2, 4, 8))))
     at = net.weighted("conv", pooled, channels, squeezed, (1, 1))
     at = net.weighted("conv", at, squeezed, channels, (1, 1))
@@ -571,3 +601,52 @@ _GROUPS = (
     *(_unary, _slow_unary, _blocked, _plain_pools, _joined, _moved, _tables),
     *(_resized, _tokens, _convolutions, _transposed, _vectors, _recurrent),
 )
+
+
+def _bytes(net: _Network) -> None:
+    """Add what has kernels on bytes, and floats between them."""
+    channels = net.channels(multiple=16)
+    first, second = net.widened(channels), net.widened(channels)
+    at = net.add("add", "Add", first, second)
+    at = net.add("mul", "Mul", at, second)
+    at = net.add("sigmoid", "Sigmoid", at)
+    at = net.add("leaky_relu", "LeakyRelu", at)
+    pooled = net.add("global_pool", "GlobalAveragePool", at)
+    at = net.add("mul_broadcast", "Mul", at, pooled)
+    at = net.add("add_broadcast", "Add", at, net.factors(1, channels, 1, 1))
+    net.narrowed(net.add("concat", "Concat", at, first, axis=1), 2 * channels)
+    for kind in ("max_pool", "avg_pool"):
+        for window in net.some(POOL_WINDOWS, POOLS_AT_ONCE - 1):
+            _pool(net, kind, second, channels, window)
+    for _ in range(FLOATS_AT_ONCE):
+        channels = net.channels()
+        net.narrowed(net.add("exp", "Exp", net.widened(channels)), channels, ends=True)
+
+
+def _resized_bytes(net: _Network) -> None:
+    channels = net.channels(values=SLOW_VALUES)
+    scales = net.constant([1.0, 1.0, 2.0, 2.0])
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    larger = net.add("resize_nearest", "Resize", net.widened(channels), "", scales, **nearest)
+    net.narrowed(larger, channels, ends=True)
+
+
+def _token_bytes(net: _Network) -> None:
+    """Add products of tokens, as far as there are not too many."""
+    pixels = net.side**2
+    if pixels > LARGEST_TOKENS:
+        return
+    heads = max(1, min(net.channels(values=LARGEST_VALUES // 4) // HEAD_WIDTH, LARGEST_VALUES // 4 // pixels**2))
+    channels = heads * HEAD_WIDTH
+    flat = net.add(None, "Reshape", net.widened(channels), net.constant([0, channels, pixels]))
+    at = net.add("transpose", "Transpose", flat, perm=[0, 2, 1])
+    at = net.add("matmul", "MatMul", at, net.shared((channels, channels)))
+    split = net.add(None, "Reshape", at, net.constant([0, pixels, heads, HEAD_WIDTH]))
+    query = net.add("transpose", "Transpose", split, perm=[0, 2, 1, 3])
+    key = net.add("transpose", "Transpose", split, perm=[0, 2, 3, 1])
+    scores = net.add("softmax", "Softmax", net.add("matmul", "MatMul", query, key), axis=-1)
+    at = net.add("transpose", "Transpose", net.add("matmul", "MatMul", scores, query), perm=[0, 1, 3, 2])
+    net.narrowed(net.add(None, "Reshape", at, net.constant([0, channels, net.side, net.side])), channels)
+
+
+_BYTEWISE_GROUPS = (_bytes, _resized_bytes, _token_bytes, _convolutions, _vectors)

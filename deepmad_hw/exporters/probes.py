@@ -21,8 +21,15 @@ from deepmad_hw.costs import FLOAT32_BYTES
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import TensorSource, save, to_onnx
 from deepmad_hw.exporters.onnx_inputs import packed_values
-from deepmad_hw.exporters.operation_probes import OperationProbe, operation_model, operations, weight_shapes
-from deepmad_hw.exporters.quantize import quantized
+from deepmad_hw.exporters.operation_probes import (
+    BYTEWISE,
+    SMALL,
+    OperationProbe,
+    operation_model,
+    operations,
+    weight_shapes,
+)
+from deepmad_hw.exporters.quantize import QUANTIZED_OPERATIONS, quantized
 from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.files import write_atomically
 from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
@@ -67,6 +74,12 @@ class PackedProbe:
     def nodes(self) -> tuple[Node, ...]:
         """Return the layers of the graph, none where only a file is known."""
         return self.graph.nodes if self.graph is not None else ()
+
+    @property
+    def most_outputs(self) -> int:
+        """Return the outputs of the widest layer."""
+        shapes = () if self.operations is None else weight_shapes(self.operations)
+        return max((*(node.spec.out_channels for node in self.nodes), *(shape[0] for shape in shapes)), default=1)
 
     @property
     def weights(self) -> tuple[int, ...]:
@@ -157,7 +170,8 @@ class _Float32Weights:
 
     value_bytes = FLOAT32_BYTES
 
-    def __init__(self, packed: Sequence[PackedProbe]) -> None:
+    def __init__(self, packed: Sequence[PackedProbe], *, begin: int = 0) -> None:
+        self._begin = begin
         tensors = 2 * max(len(probe.weights) for probe in packed)
         self.data = _random(packed, WEIGHT_DEVIATION, extra=tensors * WEIGHT_STEP_BYTES // FLOAT32_BYTES).tobytes()
 
@@ -168,7 +182,7 @@ class _Float32Weights:
         return operation_model(probe, self._source(), batch=batch)
 
     def _source(self) -> TensorSource:
-        offsets = itertools.count(0, WEIGHT_STEP_BYTES)
+        offsets = itertools.count(self._begin, WEIGHT_STEP_BYTES)
 
         def tensor(name: str, shape: Shape) -> Any:
             found = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
@@ -190,32 +204,47 @@ class _Int8Weights:
     def __init__(self, packed: Sequence[PackedProbe]) -> None:
         self._float32 = _random(packed, WEIGHT_DEVIATION)
         weights = np.clip(np.rint(_random(packed, INT8_DEVIATION)), -127, 127).astype(np.int8)
-        channels = max(node.spec.out_channels for probe in packed for node in probe.nodes)
+        channels = max(probe.most_outputs for probe in packed)
         begin = -(-weights.size // FLOAT32_BYTES) * FLOAT32_BYTES
         constants = [np.full(channels, value, np.float32) for value in (INT8_WEIGHT_SCALE, INT8_BIAS_SCALE, 0)]
         self._weight_scale, self._bias_scale, self._zero = (begin + i * constants[0].nbytes for i in range(3))
-        self.data = weights.tobytes().ljust(begin, b"\0") + b"".join(values.tobytes() for values in constants)
+        data = weights.tobytes().ljust(begin, b"\0") + b"".join(values.tobytes() for values in constants)
+        floats = [probe for probe in packed if probe.operations is not None and probe.operations.precision == "fp32"]
+        begin = -(-len(data) // WEIGHT_STEP_BYTES) * WEIGHT_STEP_BYTES
+        self._floats = _Float32Weights(floats, begin=begin) if floats else None
+        self.data = data.ljust(begin, b"\0") + self._floats.data if self._floats else data
 
     def model(self, graph: Graph, *, batch: int) -> Any:
-        plain = to_onnx(graph, self._inline, batch=batch)
-        tensors = [graph_input.name for graph_input in plain.graph.input]
-        tensors += [output for node in plain.graph.node for output in node.output]
-        model = quantized(plain, dict.fromkeys(tensors, INT8_RANGE), per_channel=False)
-        constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        for node in model.graph.node:
-            if node.op_type == "DequantizeLinear" and node.input[0] in constants:
-                self._share(node, *(constants[name] for name in node.input))
-        return model
+        return self._rounded(to_onnx(graph, self._inline, batch=batch), QUANTIZED_OPERATIONS)
 
     def operation_model(self, probe: OperationProbe, *, batch: int) -> Any:
-        raise ConfigError("operations outside the block families are timed in fp32 only", where=probe.name)
+        if self._floats is not None and probe.precision == "fp32":
+            return self._floats.operation_model(probe, batch=batch)
+        return self._rounded(operation_model(probe, self._inline, batch=batch), BYTEWISE)
+
+    def _rounded(self, plain: Any, operations: Sequence[str]) -> Any:
+        tensors = [graph_input.name for graph_input in plain.graph.input]
+        tensors += [output for node in plain.graph.node for output in node.output]
+        small = [tensor.name for tensor in plain.graph.initializer if tensor.name.startswith(SMALL)]
+        ranges = dict.fromkeys((*tensors, *small), INT8_RANGE)
+        model = quantized(plain, ranges, per_channel=False, operations=operations)
+        constants = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.name.startswith(SMALL)}
+        readers = {name: node.op_type for node in model.graph.node for name in node.input}
+        for node in model.graph.node:
+            if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+                by_channel = readers[node.output[0]] != "MatMul"  # whose outputs are not the weight's first axis
+                self._share(node, *(constants[name] for name in node.input), by_channel=by_channel)
+        return model
 
     def _inline(self, name: str, shape: Shape) -> Any:
         return numpy_helper.from_array(self._float32[: int(np.prod(shape))].reshape(shape), name)
 
-    def _share(self, node: Any, values: Any, scale: Any, zero: Any) -> None:
+    def _share(self, node: Any, values: Any, scale: Any, zero: Any, *, by_channel: bool) -> None:
         """Replace the weight or bias that a node dequantises, and give every output channel a scale of its own."""
         is_bias = values.data_type == TensorProto.INT32
+        if not by_channel:
+            _lay_out(values, offset=0)
+            return
         node.attribute.append(helper.make_attribute("axis", 0))
         scale.dims[:] = zero.dims[:] = values.dims[:1]
         _lay_out(values, offset=self._zero if is_bias else 0)

@@ -5,7 +5,7 @@ One function for designs and for probes, so that what is timed has the form of w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ def quantized(
     form: str = "cpu",
     per_channel: bool = True,
     reduce_range: bool = False,
+    operations: Sequence[str] = QUANTIZED_OPERATIONS,
 ) -> Any:
     """Return a model that computes in int8 what another computes in float32.
 
@@ -72,6 +73,7 @@ def quantized(
         form: one of `FORMS`.
         per_channel: whether every output channel of a weight has a scale of its own.
         reduce_range: weights of 7 bits, so that sums do not saturate on processors without VNNI.
+        operations: ONNX types of those that are rounded.
 
     Returns:
         An `onnx.ModelProto` whose operations keep their names and whose tensors keep theirs where they are floats.
@@ -96,7 +98,7 @@ def quantized(
         tensors_range=known,
         nodes_to_quantize=[],
         nodes_to_exclude=[],
-        op_types_to_quantize=list(QUANTIZED_OPERATIONS),
+        op_types_to_quantize=list(operations),
         extra_options=dict(chosen.options),
     )
     result = quantizer.quantize_model()

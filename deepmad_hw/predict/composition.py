@@ -128,7 +128,7 @@ def _layers(layers: Sequence[tuple[str, LayerSpec]], model: TableModel) -> list[
 
 def _from_others(name: str, spec: LayerSpec, model: TableModel) -> Part:
     """Return a layer that no rows surround: from rows of nearly the same layer and laws, or by laws alone."""
-    for other, more in _nearly(spec):
+    for other, more in _nearly(spec, _value_type(model)):
         if model.covers([other])[0] and model.operations.covers(more).all():
             extra = _operations([(name, operation) for operation in more], model)
             base_ms = float(model.layers_ms([other])[0])
@@ -142,14 +142,15 @@ def _from_others(name: str, spec: LayerSpec, model: TableModel) -> Part:
     by_law_ms = float(model.extrapolated_ms([spec])[0])
     if not math.isnan(by_law_ms):
         return Part(name=name, time_ms=by_law_ms, source=EXTRAPOLATED, kind=spec.op, margin=EXTRAPOLATED_MARGIN)
-    (part,) = _operations([(name, costs.layer_operation(spec))], model)
+    (part,) = _operations([(name, costs.layer_operation(spec, value_type=_value_type(model)))], model)
     return part
 
 
 def _alone(name: str, spec: LayerSpec, model: TableModel) -> Part | None:
     """Return a layer by the law of its operation and that of its activation, None outside what these were fitted to."""
-    activation = [] if spec.activation in ON_THE_WAY else [_activation(spec)]
-    laws = [costs.layer_operation(spec), *activation]
+    value_type = _value_type(model)
+    activation = [] if spec.activation in ON_THE_WAY else [_activation(spec, value_type)]
+    laws = [costs.layer_operation(spec, value_type=value_type), *activation]
     if not model.operations.covers(laws).all() or model.operations.extrapolates(laws).any():
         return None
     parts = _operations([(name, law) for law in laws], model)
@@ -158,12 +159,16 @@ def _alone(name: str, spec: LayerSpec, model: TableModel) -> Part | None:
     return Part(name=name, time_ms=time_ms, source=LAW, kind=spec.op, margin=margin)
 
 
-def _activation(spec: LayerSpec) -> OperationSpec:
+def _value_type(model: TableModel) -> str:
+    return model.table.environment.precision
+
+
+def _activation(spec: LayerSpec, value_type: str) -> OperationSpec:
     values = spec.out_channels * spec.out_height * spec.out_width
-    return OperationSpec(kind=spec.activation, read_values=values, written_values=values)
+    return OperationSpec(kind=spec.activation, value_type=value_type, read_values=values, written_values=values)
 
 
-def _nearly(spec: LayerSpec) -> list[tuple[LayerSpec, list[OperationSpec]]]:
+def _nearly(spec: LayerSpec, value_type: str) -> list[tuple[LayerSpec, list[OperationSpec]]]:
     """Return layers that differ from one in activation or sum only, each with the operations that make up for it."""
     if spec.op != "conv":
         return []
@@ -173,10 +178,10 @@ def _nearly(spec: LayerSpec) -> list[tuple[LayerSpec, list[OperationSpec]]]:
     if spec.activation in ON_THE_WAY:
         found += [(replace(spec, activation=other), []) for other in ON_THE_WAY if other != spec.activation]
     else:
-        after = [_activation(spec)]
+        after = [_activation(spec, value_type)]
         found += [(replace(spec, activation=other), after) for other in ON_THE_WAY]
     if spec.residual:
-        total = OperationSpec(kind="add", read_values=2 * values, written_values=values)
+        total = OperationSpec(kind="add", value_type=value_type, read_values=2 * values, written_values=values)
         found += [(replace(spec, activation=other, residual=False), [total, *after]) for other in ON_THE_WAY]
     return found
 

@@ -199,7 +199,8 @@ def choose_operations(request: ProfileRequest) -> list[OperationProbe]:
     if request.runtime not in operation_probes.RUNTIMES or request.precision not in operation_probes.PRECISIONS:
         return []
     found, left_s = [], OPERATION_SHARE * _round_s(request)
-    for probe in operation_probes.operation_probes(MAX_OPERATION_PROBES, seed=request.seed):
+    probes = operation_probes.operation_probes(MAX_OPERATION_PROBES, seed=request.seed, precision=request.precision)
+    for probe in probes:
         left_s -= _operations_s(probe, request.batch)
         if left_s < 0:
             break
