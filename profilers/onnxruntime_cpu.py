@@ -10,8 +10,9 @@ what they belong to, only those of the image go before it.
 
 In networks of operations outside the block families, what follows an activation that is merged into a convolution is
 seen from the event: it is a convolution under the activation's name. A batch norm alone runs as a convolution of its
-own, named after its tensor plus ``_bn``. Parts of an operation that was taken apart (GroupNormalization, Mish) are
-called after their operator and a number. A change of layout runs right before the operation that needs it.
+own, named after its tensor plus ``_bn``, and is planned as one. Parts of an operation that was taken apart
+(GroupNormalization, Mish) are called after their operator and a number. A change of layout or of type runs right before
+the operation that needs it.
 """
 
 from __future__ import annotations
@@ -237,8 +238,7 @@ class _Owners:
     def _merged(self, event: dict[str, Any], node: OperationNode) -> bool:
         """Return whether an event is a convolution that took the planned operation in."""
         convolution = event["args"]["op_name"].endswith("Conv")
-        own_norm = node.spec.kind == "batch_norm" and _label(event).endswith(_NORM_SUFFIX)
-        return convolution and node.spec.kind not in _CONVOLUTION_KINDS and not own_norm
+        return convolution and node.spec.kind not in _CONVOLUTION_KINDS
 
     def _is_form(self, event: dict[str, Any]) -> bool:
         kind = _FORMS.get(event["args"]["op_name"])

@@ -488,7 +488,13 @@ class _Walker:
         end = op if merged is None else merged
         values = math.prod(shape[1:])
         spec = OperationSpec(
-            kind="depthwise_conv", read_values=values, written_values=values, macs=values, weight_values=2 * shape[1]
+            kind="depthwise_conv",
+            read_values=values,
+            written_values=values,
+            macs=values,
+            weight_values=2 * shape[1],
+            span=1,
+            channels=shape[1],
         )
         self._operations.append(Operation(name=op.name, spec=spec))
         self._members[op.name] = tuple(dict.fromkeys((op.output, end.output)))

@@ -66,6 +66,7 @@ POOL_WINDOWS = ((2, 2), (3, 1), (3, 2), (5, 1), (9, 1), (13, 1))  # side and ste
 POOLS_AT_ONCE = 3
 FEW_CHANNELS, FEW_SHARE = (1, 15), 0.4
 LEAST_MACS = 3_000_000  # of the largest convolution that a group may hold
+FEATURES, CLASSES = (16, 1024), (10, 1000)  # of a classifier
 FLOATS_AT_ONCE = 3  # places in a group where bytes are turned into floats and back
 LARGEST_STATE = 256  # values of a recurrent layer
 
@@ -193,6 +194,11 @@ def _spec(kind: str, nodes: Sequence[Any], shapes: dict[str, Shape], constants: 
         constants=[tuple(constants[name].dims) for each in nodes for name in each.input if name in constants],
         writes=[shapes[output] for output in node.output if output],
     )
+    if kind == "depthwise_conv" and node.op_type == "BatchNormalization":
+        channels = sized.writes[0][1]
+        sized = replace(
+            sized, operator="Conv", attributes={"group": channels}, constants=[(channels, 1, 1, 1), (channels,)]
+        )
     found = operation_of(sized)
     if found is None:
         raise ConfigError(f"no kind of operation stands for {node.op_type}", where=node.name)
@@ -210,6 +216,7 @@ class _Network:
         ends: outputs of the network besides the last tensor.
         source: tensor of the neck's width that the next operations begin with.
         told: shapes that nobody infers.
+        turn: of the groups of operations, which hold other windows each time.
     """
 
     side: int
@@ -217,6 +224,7 @@ class _Network:
     bytewise: bool
     tensor: TensorSource
     random: np.random.Generator
+    turn: int = 0
     nodes: list[Any] = field(default_factory=list)
     constants: list[Any] = field(default_factory=list)
     kinds: dict[str, str] = field(default_factory=dict)
@@ -254,8 +262,8 @@ class _Network:
         return round(float(np.exp(self.random.uniform(np.log(low), np.log(high)))))
 
     def some(self, items: Sequence[Any], count: int) -> list[Any]:
-        """Return a few of some items, in an order of chance."""
-        return [items[index] for index in self.random.permutation(len(items))[:count]]
+        """Return a few of some items, the next ones in every turn."""
+        return [items[(self.turn * count + index) % len(items)] for index in range(count)]
 
     def conv(self, source: str, inside: int, outside: int, kernel: int = 1, **attributes: Any) -> str:
         """Return a convolution that is not timed."""
@@ -318,8 +326,10 @@ def _built(probe: OperationProbe, tensor: TensorSource, *, batch: int) -> _Netwo
     network = _Network(side=probe.side, batch=batch, bytewise=bytewise, tensor=tensor, random=random)
     if not bytewise:
         _group_norm(network)
-    for group in (_BYTEWISE_GROUPS if bytewise else _GROUPS) * max(1, min(MOST_TIMES, PIXELS_OF_ONCE // probe.side)):
-        group(network)
+    for repetition in range(max(1, min(MOST_TIMES, PIXELS_OF_ONCE // probe.side))):
+        network.turn = probe.seed + repetition
+        for group in _BYTEWISE_GROUPS if bytewise else _GROUPS:
+            group(network)
     return network
 
 
@@ -398,7 +408,8 @@ def _blocked(net: _Network) -> None:
     at = net.add("avg_pool_blocked", "AveragePool", at, kernel_shape=[3, 3], pads=[1] * 4)
     at = net.add("relu", "Relu", at)
     at = net.add("avg_pool_blocked", "AveragePool", at, kernel_shape=[5, 5], pads=[2] * 4)
-    at = net.add("batch_norm", "BatchNormalization", at, *(net.factors(channels) for _ in range(4)))
+    # In blocks of channels, a runtime makes a convolution of it.
+    at = net.add("depthwise_conv", "BatchNormalization", at, *(net.factors(channels) for _ in range(4)))
     net.narrowed(net.add("max_pool_blocked", "MaxPool", at, kernel_shape=[5, 5], pads=[2] * 4), channels)
     for window in net.some(POOL_WINDOWS, POOLS_AT_ONCE):
         _pool(net, "max_pool_blocked", source, channels, window)
@@ -463,6 +474,7 @@ def _tables(net: _Network) -> None:
         at = net.add(kind, kind.capitalize(), at, first)
     at = net.add("add", "Add", at, net.shared((1, channels, net.side, net.side)))
     at = net.add("other_norm", "LRN", at, size=5)
+    at = net.add("batch_norm", "BatchNormalization", at, *(net.factors(channels) for _ in range(4)))
     at = net.add("other_binary", "Max", at, first)
     for kind, other in (
         ("mul", mean),
@@ -570,10 +582,29 @@ def _vectors(net: _Network) -> None:
     pooled = net.add(kind, "GlobalAveragePool", net.widened(channels))
     squeezed = max(4, channels // int(net.random.choice((2, 4, 8))))
     at = net.weighted("conv", pooled, channels, squeezed, (1, 1))
-    at = net.weighted("conv", at, squeezed, channels, (1, 1))
-    classes = round(float(np.exp(net.random.uniform(np.log(10), np.log(1000)))))
+    features, classes = (round(float(np.exp(net.random.uniform(*np.log(ends))))) for ends in (FEATURES, CLASSES))
+    at = net.weighted("conv", at, squeezed, features, (1, 1))
+    if not net.bytewise:
+        at = _few_values(net, at)
     flat = net.add(None, "Flatten", at)
-    net.ends.append(net.add("matmul", "Gemm", flat, net.shared((classes, channels)), net.shared((classes,)), transB=1))
+    net.ends.append(net.add("matmul", "Gemm", flat, net.shared((classes, features)), net.shared((classes,)), transB=1))
+
+
+def _few_values(net: _Network, source: str) -> str:
+    """Add activations and arithmetic on a handful of values, as they stand in gates."""
+    first = net.add("exp", "Exp", source)
+    at = first
+    for kind, operation in (
+        ("sigmoid", "Sigmoid"),
+        ("hardsigmoid", "HardSigmoid"),
+        ("relu", "Relu"),
+        ("hardswish", "HardSwish"),
+        ("sqrt", "Sqrt"),
+    ):
+        at = net.add(kind, operation, at)
+    for kind in ("add", "mul", "div", "sub"):
+        at = net.add(kind, kind.capitalize(), at, first)
+    return at
 
 
 def _recurrent(net: _Network) -> None:

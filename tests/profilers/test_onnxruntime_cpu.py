@@ -221,7 +221,7 @@ PLANNED = (
     _operation("relu4", "relu"),
     _operation("max_pool5", "max_pool"),
     _operation("silu6", "silu"),
-    _operation("batch_norm7", "batch_norm"),
+    _operation("batch_norm7", "depthwise_conv"),
     _operation("erf8", "erf"),
     _operation("mish9", "mish"),
     _operation("other10.reorder", "reorder", values=32),
