@@ -272,7 +272,7 @@ def _span(sized: Sized, kind: str, reads: Sequence[Shape]) -> int:
     if kind in _WINDOWED:
         return int(math.prod(sized.attributes.get("kernel_shape", (1,))))
     if kind.startswith("global_pool"):
-        return math.prod(source[2:])
+        return max(1, math.prod(source) // max(1, math.prod(written)))
     if kind in _STRETCHES:
         return min(_copied(source, written), _copied(written, source))
     if kind.endswith("_broadcast"):

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import IR_VERSION, TensorSource
-from deepmad_hw.exporters.onnx_operations import Sized, operation_of
+from deepmad_hw.exporters.onnx_operations import IMAGE_RANK, Sized, operation_of
 from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.layer import IMAGE, OperationNode, OperationSpec
 
@@ -131,8 +131,10 @@ def operations(probe: OperationProbe) -> tuple[OperationNode, ...]:
         if node.name in network.reorders:
             found += _changes(node.name, int(np.prod(shapes[node.input[0]])), bytewise=probe.precision == "int8")
         if node.name in network.kinds:
-            spec = _spec(network.kinds[node.name], network.parts.get(node.name, [node]), shapes, constants)
-            if probe.precision == "int8" and node.op_type in BYTEWISE:
+            bytewise = probe.precision == "int8" and node.op_type in BYTEWISE
+            kind, nodes = network.kinds[node.name], network.parts.get(node.name, [node])
+            spec = _spec(kind, nodes, shapes, constants, channels_last=bytewise)
+            if bytewise:
                 spec = replace(spec, value_type="int8")
             found.append(OperationNode(name=node.name, spec=spec))
     return tuple(found)
@@ -182,7 +184,9 @@ def _shape(value: Any) -> Shape:
     return tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
 
 
-def _spec(kind: str, nodes: Sequence[Any], shapes: dict[str, Shape], constants: dict[str, Any]) -> OperationSpec:
+def _spec(
+    kind: str, nodes: Sequence[Any], shapes: dict[str, Shape], constants: dict[str, Any], *, channels_last: bool
+) -> OperationSpec:
     """Return the amounts of an operation, which one ONNX node or several are."""
     inside = {output for node in nodes for output in node.output}
     read = dict.fromkeys(name for node in nodes for name in node.input if name in shapes and name not in inside)
@@ -199,10 +203,18 @@ def _spec(kind: str, nodes: Sequence[Any], shapes: dict[str, Shape], constants: 
         sized = replace(
             sized, operator="Conv", attributes={"group": channels}, constants=[(channels, 1, 1, 1), (channels,)]
         )
+    if channels_last and (kind == "concat" or kind.endswith("_broadcast")):  # so it stands between convolutions
+        reads, constant, writes = ([*map(_turned, each)] for each in (sized.reads, sized.constants, sized.writes))
+        sized = replace(sized, reads=reads, constants=constant, writes=writes)
     found = operation_of(sized)
     if found is None:
         raise ConfigError(f"no kind of operation stands for {node.op_type}", where=node.name)
     return found if found.kind == kind else replace(found, kind=kind)
+
+
+def _turned(shape: Shape) -> Shape:
+    """Return the shape of a map as runtimes lay it out for bytes: channels last."""
+    return (shape[0], *shape[2:], shape[1]) if len(shape) == IMAGE_RANK else shape
 
 
 @dataclass(kw_only=True)
@@ -457,6 +469,7 @@ def _moved(net: _Network) -> None:
     at = net.add("layer_norm", "LayerNormalization", at, net.factors(channels), net.factors(channels), axis=-1)
     for kind in ("mul", "add"):
         at = net.add(f"{kind}_broadcast", kind.capitalize(), at, net.factors(channels))
+    net.ends.append(net.add("reduce_outer", "ReduceMean", at, net.constant([1, 2])))
     at = net.add("transpose", "Transpose", at, perm=[0, 3, 1, 2])
     at = net.add("pad", "Pad", at, net.constant([0, 0, 1, 1, 0, 0, 1, 1]), net.constant(0.5))
     at = net.add("reduce_outer", "ReduceMax", at, net.constant([1]))

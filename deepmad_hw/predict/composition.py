@@ -25,6 +25,9 @@ EXTRAPOLATED_MARGIN = 0.5  # of what rests on extrapolation
 UNKNOWN_MARGIN = 0.3  # of a law with too few operations to tell how far it strays
 # Activations that a convolution does on the way, whichever of them it is.
 ON_THE_WAY = ("none", "relu", "relu6")
+# What others are made of in int8: kind, value type, and inputs. Those without a kernel on bytes run on floats.
+ON_BYTES = {"sigmoid": (("sigmoid", "int8", 1),), "silu": (("sigmoid", "int8", 1), ("mul", "int8", 2))}
+DEQUANTIZE, QUANTIZE = ("dequantize", "int8", 1), ("quantize", "fp32", 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,8 +152,7 @@ def _from_others(name: str, spec: LayerSpec, model: TableModel) -> Part:
 def _alone(name: str, spec: LayerSpec, model: TableModel) -> Part | None:
     """Return a layer by the law of its operation and that of its activation, None outside what these were fitted to."""
     value_type = _value_type(model)
-    activation = [] if spec.activation in ON_THE_WAY else [_activation(spec, value_type)]
-    laws = [costs.layer_operation(spec, value_type=value_type), *activation]
+    laws = [costs.layer_operation(spec, value_type=value_type), *_activation(spec, value_type)]
     if not model.operations.covers(laws).all() or model.operations.extrapolates(laws).any():
         return None
     parts = _operations([(name, law) for law in laws], model)
@@ -163,9 +165,19 @@ def _value_type(model: TableModel) -> str:
     return model.table.environment.precision
 
 
-def _activation(spec: LayerSpec, value_type: str) -> OperationSpec:
+def _activation(spec: LayerSpec, value_type: str) -> list[OperationSpec]:
+    """Return what an activation is beside its convolution: nothing, or its operations."""
+    if spec.activation in ON_THE_WAY:
+        return []
     values = spec.out_channels * spec.out_height * spec.out_width
-    return OperationSpec(kind=spec.activation, value_type=value_type, read_values=values, written_values=values)
+    if value_type != "int8":
+        parts: Sequence[tuple[str, str, int]] = [(spec.activation, value_type, 1)]
+    else:
+        parts = ON_BYTES.get(spec.activation) or (DEQUANTIZE, (spec.activation, "fp32", 1), QUANTIZE)
+    return [
+        OperationSpec(kind=kind, value_type=each, read_values=inputs * values, written_values=values)
+        for kind, each, inputs in parts
+    ]
 
 
 def _nearly(spec: LayerSpec, value_type: str) -> list[tuple[LayerSpec, list[OperationSpec]]]:
@@ -174,12 +186,8 @@ def _nearly(spec: LayerSpec, value_type: str) -> list[tuple[LayerSpec, list[Oper
         return []
     found: list[tuple[LayerSpec, list[OperationSpec]]] = []
     values = spec.out_channels * spec.out_height * spec.out_width
-    after: list[OperationSpec] = []
-    if spec.activation in ON_THE_WAY:
-        found += [(replace(spec, activation=other), []) for other in ON_THE_WAY if other != spec.activation]
-    else:
-        after = [_activation(spec, value_type)]
-        found += [(replace(spec, activation=other), after) for other in ON_THE_WAY]
+    after = _activation(spec, value_type)
+    found += [(replace(spec, activation=other), after) for other in ON_THE_WAY if other != spec.activation]
     if spec.residual:
         total = OperationSpec(kind="add", value_type=value_type, read_values=2 * values, written_values=values)
         found += [(replace(spec, activation=other, residual=False), [total, *after]) for other in ON_THE_WAY]

@@ -176,6 +176,15 @@ def test_weights_of_int8_come_from_the_plans_file_bytes_and_floats_apart(tmp_pat
     assert floats > last
 
 
+def test_bytes_lie_with_channels_last():
+    (probe,) = operation_probes(1, precision="int8")
+    nodes = {node.name: node for node in operation_model(probe, inline).graph.node}
+    specs = [node.spec for node in operations(probe) if node.spec.kind == "concat" and node.name in nodes]
+    assert specs
+    for spec in specs:
+        assert spec.span == spec.written_values // probe.side**2 // 2  # half of the channels of a pixel
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_runtime_loads_them_and_their_values_stay_finite(tmp_path, batch, precision):

@@ -66,6 +66,32 @@ def test_an_activation_that_was_not_measured_is_that_of_the_same_convolution_and
     assert part.time_ms == pytest.approx(row.time_ms + law_us(operation("silu", values)) / 1e3)
 
 
+@pytest.mark.parametrize(
+    ("activation", "parts"),
+    [
+        ("silu", [("sigmoid", "int8", 1), ("mul", "int8", 2)]),
+        ("sigmoid", [("sigmoid", "int8", 1)]),
+        ("hardswish", [("dequantize", "int8", 1), ("hardswish", "fp32", 1), ("quantize", "fp32", 1)]),
+    ],
+)
+def test_on_bytes_an_activation_is_what_the_runtime_makes_of_it(paper, known, activation, parts):
+    values = known.out_channels * known.out_height * known.out_width
+    table = paper.table([paper.row(spec) for spec in paper.convolutions(60, seed=1)])
+    counts = (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+    specs = [
+        OperationSpec(kind=kind, value_type=value_type, read_values=inputs * count, written_values=count)
+        for kind, value_type, inputs in parts
+        for count in counts
+    ]
+    rows = tuple(OperationMeasurement(spec=spec, samples_us=(law_us(spec),) * 5) for spec in specs)
+    model = TableModel(replace(table, operations=rows, environment=replace(table.environment, precision="int8")))
+    part = only(composed([("a", replace(known, activation=activation))], [], model))
+    row = only(composed([("a", known)], [], model))
+    extra_us = sum(CALL_US + PER_VALUE_US * (inputs + 1) * values for _, _, inputs in parts)
+    assert part.source == LAW
+    assert part.time_ms == pytest.approx(row.time_ms + extra_us / 1e3)
+
+
 def test_limits_that_convolutions_apply_on_the_way_cost_the_same(model, known):
     row = only(composed([("a", known)], [], model))
     for activation in ("none", "relu6"):
