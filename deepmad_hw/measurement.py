@@ -14,6 +14,7 @@ from deepmad_hw.errors import ConfigError
 from deepmad_hw.layer import LayerSpec, OperationSpec
 
 PRECISIONS = ("fp32", "fp16", "int8")
+LARGEST_COUNT = 2**31 - 1  # of cores, images and threads: files hold whole numbers up to 2^53 only
 STATUSES = ("ok", "noisy", "throttled", "oom", "timeout", "unsupported", "error")
 
 
@@ -51,6 +52,8 @@ class Environment:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"expected a whole number >= 1, got {value!r}", where=name)
+            if value > LARGEST_COUNT:
+                raise ConfigError(f"expected a whole number up to {LARGEST_COUNT}, got {value!r:.40}", where=name)
         for name in ("device", "machine", "governor", "runtime", "runtime_version"):
             if not getattr(self, name):
                 raise ConfigError("expected a name, got nothing", where=name, hint="say unknown")

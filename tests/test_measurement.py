@@ -138,6 +138,7 @@ def test_all_differences_are_named():
         ("batch", 0, "batch: expected a whole number >= 1, got 0"),
         ("batch", True, "batch: expected a whole number >= 1, got True"),
         ("threads", -1, "threads: expected a whole number >= 1, got -1"),
+        ("cores", 2**53 + 1, "cores: expected a whole number up to 2147483647, got 9007199254740993"),
         ("threads", 1.5, "threads: expected a whole number >= 1, got 1.5"),
         ("cores", 0, "cores: expected a whole number >= 1, got 0"),
         ("precision", "int4", "precision: unknown precision 'int4', expected one of fp32, fp16, int8"),

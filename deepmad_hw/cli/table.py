@@ -57,6 +57,7 @@ def show(path: TablePath, json: options.Json = False) -> None:
         "other_operations": dict(others),
         "calibration_networks": len(found.calibration),
         "margin": model.margin,
+        "us_per_layer": model.us_per_layer,
         "notes": list(found.notes),
         "fused_activations": list(found.fused_activations),
     }
@@ -70,6 +71,7 @@ def show(path: TablePath, json: options.Json = False) -> None:
     rows += [("other operations", f"{others.total()} of {len(others)} kinds" if others else "none")]
     rows += [("calibration networks", str(len(found.calibration)))]
     rows += [("margin at 90 %", "none" if model.margin is None else f"{model.margin:.1%}")]
+    rows += [("every layer besides", f"{model.us_per_layer:g} us")] if model.us_per_layer else []
     rows += [("note", note) for note in found.notes]
     output.table((found.name, ""), rows)
     if model.odd_rows:

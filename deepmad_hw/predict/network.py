@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deepmad_hw.errors import NotCoveredError
 from deepmad_hw.expand import expand
 from deepmad_hw.layer import LayerSpec
+from deepmad_hw.predict.corrections import Observed, left_out_errors, us_per_layer
 from deepmad_hw.predict.interpolate import Interpolator
 from deepmad_hw.predict.intervals import CONFIDENCE, conformal_margin, grouped_margins
 from deepmad_hw.predict.odd import OddRow
@@ -32,13 +33,17 @@ class TableModel:
     """Predicts networks from a table. Implements `deepmad_hw.latency.LatencyModel`.
 
     Rows that were measured well are taken as they are, others are interpolated; odd ones are left out of both. A
-    network's latency is ``gain * sum of layers``; the gain is the median of measured over summed among the table's
-    calibration networks. It is near 1, because layers are timed inside networks; a separate overhead could not be told
-    from it.
+    network's latency is ``gain * sum of (layer + constant)``, see `deepmad_hw.predict.corrections`; the gain is the
+    median of measured over summed among the table's calibration networks. It is near 1, because layers are timed inside
+    networks; a separate overhead could not be told from it.
 
     Args:
         table: the measured rows.
         confidence: share of new networks, and of new layers, that intervals shall cover.
+
+    Attributes:
+        us_per_layer: what each layer takes beyond its row, as far as the calibration networks show it.
+        calibration_errors: of each calibration network, measured over predicted by the others, less one.
     """
 
     def __init__(self, table: LatencyTable, *, confidence: float = CONFIDENCE) -> None:
@@ -49,7 +54,11 @@ class TableModel:
         self._sound = [row for row in table.rows if row.status == "ok" and row.spec not in odd]
         self._exact_us = {row.spec: row.median_us for row in self._sound if row.relative_error <= EXACT_RELATIVE_ERROR}
         self._sure = {row.spec: row.relative_error for row in self._sound if row.spec in self._exact_us}
-        self._gain, self.calibration_errors = self._calibrated(table.calibration)
+        networks = self._observed(table.calibration)
+        self.us_per_layer = us_per_layer(networks)
+        self.calibration_errors = left_out_errors(networks)
+        ratios = [network.measured_us / network.total_us(self.us_per_layer) for network in networks]
+        self._gain = float(np.median(ratios)) if ratios else 1.0
 
     @property
     def name(self) -> str:
@@ -108,7 +117,7 @@ class TableModel:
         Raises:
             NotCoveredError: the table cannot answer for one of them.
         """
-        return self._layers_us(specs) * (self._gain / 1e3)
+        return (self._layers_us(specs) + self.us_per_layer) * (self._gain / 1e3)
 
     def extrapolated_ms(self, specs: Sequence[LayerSpec]) -> NDArray[np.float64]:
         """Return what layers outside the measured ones would take by the law of their operation, NaN without one.
@@ -168,16 +177,13 @@ class TableModel:
             known = known | dict(zip(distinct, self._interpolator.predict_us(distinct).tolist(), strict=True))
         return np.array([known[key] for key in keys], dtype=np.float64)
 
-    def _calibrated(self, networks: Sequence[CalibrationNetwork]) -> tuple[float, tuple[float, ...]]:
-        """Return the gain, and each network's relative error when the others calibrate."""
-        pairs = []
+    def _observed(self, networks: Sequence[CalibrationNetwork]) -> list[Observed]:
+        """Return the calibration networks that the rows cover."""
+        found = []
         for network in networks:
             specs = [node.spec for node in expand(network.architecture)]
             if network.measurement.samples_us and self.covers(specs).all():
-                pairs.append((float(self._layers_us(specs).sum()), network.measurement.median_us))
-        if not pairs:
-            return 1.0, ()
-        ratios = [measured_us / total_us for total_us, measured_us in pairs]
-        others = (ratios[:left_out] + ratios[left_out + 1 :] for left_out in range(len(ratios)))
-        errors = tuple(ratio / float(np.median(rest)) - 1 for ratio, rest in zip(ratios, others, strict=True) if rest)
-        return float(np.median(ratios)), errors
+                rows_us = float(self._layers_us(specs).sum())
+                measured_us = network.measurement.median_us
+                found.append(Observed(measured_us=measured_us, rows_us=rows_us, layers=len(specs)))
+        return found

@@ -235,17 +235,17 @@ def _group_width(spec: OperationSpec) -> float:
 
 
 def _work(spec: OperationSpec) -> tuple[float, ...]:
-    """Return multiply-adds with channels rounded up to blocks of each size, and those that kernels do less quickly.
+    """Return multiply-adds, with channels rounded up to blocks of each size, and those that kernels do less quickly.
 
-    These are, of convolutions, those for whose channels there is no kernel in blocks, those of one block of outputs,
+    The last are, of convolutions, those for whose channels there is no kernel in blocks, those of one block of outputs,
     which leaves registers idle, and those on the few channels of an image, which no block holds.
     """
     padded = [_padded_macs(spec, block) for block in BLOCKS]
     if not spec.channels:
-        return *padded, 0.0, 0.0, 0.0
+        return spec.macs, *padded, 0.0, 0.0, 0.0
     narrow = spec.kind == "conv" and _group_width(spec) < BLOCKS[0]
     slow = (_is_unaligned(spec), spec.channels <= BLOCKS[0], narrow)
-    return *padded, *(padded[0] if yes else 0.0 for yes in slow)
+    return spec.macs, *padded, *(padded[0] if yes else 0.0 for yes in slow)
 
 
 def _padded_macs(spec: OperationSpec, block: int) -> float:
@@ -269,7 +269,7 @@ def _shares(specs: Sequence[OperationSpec], batch: int) -> Floats:
     read, written, _, weights, stretches = np.array([_amounts(spec) for spec in specs]).reshape(-1, 5).T
     beyond = np.maximum(0.0, read + written - CACHED_VALUES / batch)
     moved = np.stack([np.full(len(specs), 1e3), read, written, beyond, weights, stretches], axis=1) * 1e-3
-    return np.hstack([moved, np.array([_work(spec) for spec in specs]).reshape(-1, 5) * 1e-4])
+    return np.hstack([moved, np.array([_work(spec) for spec in specs]).reshape(-1, 6) * 1e-4])
 
 
 def _fitted(rows: Sequence[OperationMeasurement], batch: int, confidence: float) -> Law:

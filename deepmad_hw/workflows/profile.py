@@ -65,6 +65,7 @@ MIN_OPERATION_PROBES, MAX_OPERATION_PROBES = 4, 40
 NOMINAL_VALUES_PER_S = 1.6e9  # of operations that move values
 MIN_PROBES_PER_SPACE = 6
 CALIBRATION_NETWORKS = (12, 80)  # at least, at most; the more, the surer the margin
+NETWORKS_PER_SPACE = 2
 CALIBRATION_RHO = (0.2, 0.6)
 LARGEST_NETWORK_MACS = 4e9
 MAX_NOISY_SHARE = 0.5
@@ -180,7 +181,7 @@ def choose(request: ProfileRequest) -> list[Chosen]:
         chosen.append(next(probes))
         spent_s += _unit_s(chosen[-1], request.batch)
     for count in range(CALIBRATION_NETWORKS[1]):
-        if spent_s >= seconds and count >= CALIBRATION_NETWORKS[0]:
+        if spent_s >= seconds and count >= max(CALIBRATION_NETWORKS[0], NETWORKS_PER_SPACE * len(request.spaces)):
             break
         chosen.append(next(networks))
         spent_s += _unit_s(chosen[-1], request.batch)

@@ -1,5 +1,6 @@
 """From units to measurements: drift divided out, what the profiler adds taken off, disturbances dropped."""
 
+import itertools
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from deepmad_hw.layer import IMAGE, LayerSpec, Node, OperationNode, OperationSpe
 from profilers import samples
 from profilers.journal import Unit
 from profilers.plan import LAYERS, NETWORK, Plan, Probe
+from profilers.timing import CANARY_RUNS
 
 
 def spec(channels):
@@ -312,3 +314,55 @@ def test_a_network_that_was_slow_whenever_it_was_measured_is_noisy():
     others = [unit("b", number=number) for number in range(5)]
     statuses = {row.name: row.status for row in samples.networks([*slow, *others])}
     assert statuses == {"a": "noisy", "b": "ok"}
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def blocks_of(levels, *, runs=3, slowed=1.0):
+    """Return a unit of as many blocks as there are gaps between the canary's turns, as slow as the canary after it."""
+    around = list(itertools.pairwise(levels))
+    return Unit(
+        probe="a",
+        round=0,
+        canary_us=tuple(10.0 * level for level in levels for _ in range(CANARY_RUNS)),
+        total_us=tuple(100.0 * (1 + slowed * (after - 1)) for _, after in around for _ in range(runs)),
+        nodes_us={
+            "n0": tuple(30.0 * after for _, after in around for _ in range(runs)),
+            "n1": tuple(70.0 * after for _, after in around for _ in range(runs)),
+        },
+        whole_runs=(runs,) * len(around),
+        profiled_runs=(runs,) * len(around),
+    )
+
+
+def test_each_block_of_a_unit_has_its_own_runs_and_the_canary_around_them():
+    found = samples.blocks(blocks_of((1.0, 1.0, 1.3)))
+    assert [(part.round, part.block) for part in found] == [(0, 0), (0, 1)]
+    assert [part.canary_us for part in found] == [(10.0,) * 8, (10.0,) * 4 + (13.0,) * 4]
+    assert [part.total_us for part in found] == [(100.0,) * 3, (130.0,) * 3]
+    assert [part.nodes_us["n1"] for part in found] == [(70.0,) * 3, (91.0,) * 3]
+    assert [samples.blocks(part) for part in found] == [[part] for part in found]
+
+
+def test_a_unit_of_an_older_journal_is_one_block():
+    older = unit("a", number=3)
+    assert samples.blocks(older) == [older]
+
+
+def test_blocks_whose_runs_were_all_interrupted_are_left_out():
+    some = replace(blocks_of((1.0,) * 4), whole_runs=(9, 0, 0), profiled_runs=(3, 3, 3))
+    assert [part.block for part in samples.blocks(some)] == [0]
+    assert len(samples.blocks(some)[0].total_us) == 9
+
+
+def test_of_a_machine_that_changes_its_speed_within_a_unit_the_calm_blocks_count():
+    """Layers that the neighbour does not slow by as much as the canary would otherwise come out too fast."""
+    calm_before_busy = blocks_of((1.0, 1.0, 1.0, 1.3, 1.3, 1.3), slowed=0.3)
+    assert not samples.disturbed(calm_before_busy)
+    assert samples.calm_share(calm_before_busy) == pytest.approx(4 / 5)
+    assert samples.contaminated([calm_before_busy]) == {("a", 0, 2), ("a", 0, 3), ("a", 0, 4)}
+    assert samples.calm_rounds([calm_before_busy]) == {("a", 0)}
+    (network,) = samples.networks([calm_before_busy])
+    assert (network.median_us, network.status, len(network.samples_us)) == (100.0, "ok", 6)
+    assert medians(samples.layers(plan(A), [calm_before_busy])) == pytest.approx({ONE: 30, TWO: 70})

@@ -106,7 +106,7 @@ def test_other_operations_take_a_share_of_longer_profiles(tmp_path, monkeypatch)
     assert MIN_OPERATION_PROBES <= len(chosen) < MAX_OPERATION_PROBES
     assert len(choose_operations(replace(longer, minutes=5))) < len(chosen)
     assert choose_operations(replace(longer, runtime="torch")) == []
-    assert choose_operations(replace(longer, precision="int8")) == []
+    assert {probe.precision for probe in choose_operations(replace(longer, precision="int8"))} >= {"int8"}
 
 
 def test_other_operations_are_measured_with_the_layers_and_their_laws_predict_them(tmp_path, monkeypatch):
