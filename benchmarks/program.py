@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-TABLE = "latency_tables/amd-epyc-25-17-1-2cores/onnxruntime-fp32-b1-t1.csv"
+TABLE = "latency_tables/amd-epyc-25-1-1-2cores/onnxruntime-fp32-b1-t1.csv"
 CALL = "import sys; from deepmad_hw.cli import main; sys.exit(main())"
 
 
