@@ -334,8 +334,5 @@ def _repeated(shape: Shape, whole: Shape) -> int:
 
 def _weights(sized: Sized, kind: str) -> int:
     """Return the values of its constants, those of moves left out: they are sizes and positions."""
-    return (
-        0
-        if kind in _MOVES.values() or kind.startswith("resize")
-        else sum(math.prod(shape) for shape in sized.constants)
-    )
+    moves = kind in _MOVES.values() or kind.startswith("resize")
+    return 0 if moves else sum(math.prod(shape) for shape in sized.constants)

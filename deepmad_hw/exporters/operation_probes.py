@@ -530,14 +530,11 @@ def _resizes(net: _Network, source: str, channels: int, scale: float, layout: st
 
 def _tokens(net: _Network) -> None:
     """Add attention over pixels, as far as there are not too many."""
-    pixels = net.side**2
-    if pixels > LARGEST_TOKENS:
+    heads = _heads(net)
+    if not heads:
         return
-    heads = max(1, net.channels(values=LARGEST_VALUES // 4) // HEAD_WIDTH)
-    heads = max(1, min(heads, LARGEST_VALUES // 4 // pixels**2))
     channels = heads * HEAD_WIDTH
-    flat = net.add(None, "Reshape", net.widened(channels), net.constant([0, channels, pixels]))
-    at = net.add("transpose", "Transpose", flat, perm=[0, 2, 1])
+    at = _as_tokens(net, channels)
     at = net.add("layer_norm", "LayerNormalization", at, net.factors(channels), net.factors(channels), axis=-1)
     at = net.add("matmul", "MatMul", at, net.shared((channels, channels)))
     at = net.add("gelu", "Gelu", at)
@@ -545,8 +542,26 @@ def _tokens(net: _Network) -> None:
     means = net.add("reduce", "ReduceMean", at, net.constant([2]))
     at = net.add("sub_broadcast", "Sub", at, means)
     net.ends.append(net.add("reduce_outer", "ReduceMean", at, net.constant([1])))
-    at = net.add("add_broadcast", "Add", at, net.factors(channels))
-    split = net.add(None, "Reshape", at, net.constant([0, pixels, heads, HEAD_WIDTH]))
+    _attention(net, net.add("add_broadcast", "Add", at, net.factors(channels)), heads)
+
+
+def _heads(net: _Network) -> int:
+    """Return how many heads of attention a network may have, 0 where it has too many pixels."""
+    pixels = net.side**2
+    if pixels > LARGEST_TOKENS:
+        return 0
+    return max(1, min(net.channels(values=LARGEST_VALUES // 4) // HEAD_WIDTH, LARGEST_VALUES // 4 // pixels**2))
+
+
+def _as_tokens(net: _Network, channels: int) -> str:
+    flat = net.add(None, "Reshape", net.widened(channels), net.constant([0, channels, net.side**2]))
+    return net.add("transpose", "Transpose", flat, perm=[0, 2, 1])
+
+
+def _attention(net: _Network, tokens: str, heads: int) -> None:
+    """Add the products of tokens with each other, and make an image of what comes out."""
+    channels = heads * HEAD_WIDTH
+    split = net.add(None, "Reshape", tokens, net.constant([0, net.side**2, heads, HEAD_WIDTH]))
     query = net.add("transpose", "Transpose", split, perm=[0, 2, 1, 3])
     key = net.add("transpose", "Transpose", split, perm=[0, 2, 3, 1])
     scores = net.add("softmax", "Softmax", net.add("matmul", "MatMul", query, key), axis=-1)
@@ -676,21 +691,12 @@ def _resized_bytes(net: _Network) -> None:
 
 
 def _token_bytes(net: _Network) -> None:
-    """Add products of tokens, as far as there are not too many."""
-    pixels = net.side**2
-    if pixels > LARGEST_TOKENS:
-        return
-    heads = max(1, min(net.channels(values=LARGEST_VALUES // 4) // HEAD_WIDTH, LARGEST_VALUES // 4 // pixels**2))
-    channels = heads * HEAD_WIDTH
-    flat = net.add(None, "Reshape", net.widened(channels), net.constant([0, channels, pixels]))
-    at = net.add("transpose", "Transpose", flat, perm=[0, 2, 1])
-    at = net.add("matmul", "MatMul", at, net.shared((channels, channels)))
-    split = net.add(None, "Reshape", at, net.constant([0, pixels, heads, HEAD_WIDTH]))
-    query = net.add("transpose", "Transpose", split, perm=[0, 2, 1, 3])
-    key = net.add("transpose", "Transpose", split, perm=[0, 2, 3, 1])
-    scores = net.add("softmax", "Softmax", net.add("matmul", "MatMul", query, key), axis=-1)
-    at = net.add("transpose", "Transpose", net.add("matmul", "MatMul", scores, query), perm=[0, 1, 3, 2])
-    net.narrowed(net.add(None, "Reshape", at, net.constant([0, channels, net.side, net.side])), channels)
+    """Add attention without what has no kernel on bytes."""
+    heads = _heads(net)
+    if heads:
+        channels = heads * HEAD_WIDTH
+        at = _as_tokens(net, channels)
+        _attention(net, net.add("matmul", "MatMul", at, net.shared((channels, channels))), heads)
 
 
 _BYTEWISE_GROUPS = (_bytes, _resized_bytes, _token_bytes, _convolutions, _vectors)
