@@ -166,7 +166,7 @@ def operation_times(events: list[dict[str, Any]], operations: tuple[OperationNod
     """Return a profile's times joined to the operations of a probe.
 
     Every event counts, for what it is named after if that is planned and still is the operation that was planned; else
-    under its own name, of which no row is made.
+    under its own name, of which no row is made. Of several changes of layout before one operation one is the planned.
 
     Args:
         events: the trace that ONNX Runtime wrote.
@@ -205,9 +205,12 @@ class _Owners:
 
     def of(self, events: list[dict[str, Any]]) -> list[str]:
         found, reader, last = [], "", 0
+        formed: set[str] = set()
         for event in reversed(events):
             if self._is_form(event):
-                found.append(self._form(event, reader))
+                form = self._form(event, reader)
+                found.append(str(event["name"]) if form in formed else form)
+                formed.add(form)
             else:
                 reader = _label(event)
                 found.append("")

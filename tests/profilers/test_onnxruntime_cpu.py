@@ -289,6 +289,24 @@ def test_a_change_of_layout_of_another_tensor_makes_no_row():
     assert "exp1.reorder" in operation_times(_shaped(trace(OPERATION_KERNELS), values=128), PLANNED, batch=2).us
 
 
+def test_two_changes_of_layout_before_one_operation_are_not_timed_as_one():
+    kernels = [
+        ("ReorderInput_1_kernel_time", "ReorderInput", 2),
+        ("ReorderInput_2_kernel_time", "ReorderInput", 3),
+        ("exp1_kernel_time", "Exp", 5),
+    ]
+    planned = (
+        OperationNode(
+            name="exp1.reorder", spec=OperationSpec(kind="reorder", read_values=64, written_values=64, span=1)
+        ),
+        _operation("exp1", "exp"),
+    )
+    times = operation_times(_shaped(trace(kernels)), planned, batch=1)
+    assert times.us["exp1.reorder"] in {(2.0,), (3.0,)}
+    assert times.operations["exp1.reorder"] == 1
+    assert sum(map(sum, times.us.values())) == 10
+
+
 # Bytes become floats for an exponential and bytes again; names and types as ONNX Runtime 1.32 wrote them.
 ROUNDED = (
     OperationNode(name="add1", spec=OperationSpec(kind="add", value_type="int8", read_values=128, written_values=64)),
