@@ -6,6 +6,10 @@ with nothing else running:
 
     python benchmarks/small.py measure           # goes on where it was stopped; --only NAME for one setting
     python benchmarks/small.py evaluate --out benchmarks/results/small.json
+    python benchmarks/small.py repeat --earlier .bench/small-earlier --out benchmarks/results/small-repeat.json
+
+The last compares two measurements of the same test networks, each in a run of its own: how well the one would predict
+the other, if it were a perfect prediction, the run's speed divided out.
 """
 
 import argparse
@@ -41,6 +45,7 @@ SIDES = (32, 64, 96)
 NETWORKS_PER_SPACE = 3
 LARGEST_MACS = 2e9
 SEED = 20261128
+SHORT_US = 3000
 WORK = Path(".bench/small")
 
 
@@ -51,20 +56,28 @@ def main():
         for name in chosen:
             print(f"{name}: {len(_measured(name, options.minutes)[1])} units", file=sys.stderr, flush=True)
         return
+    if options.step == "repeat":
+        _write(options.out, {name: _repeated(name, options.earlier) for name in chosen})
+        return
     found = {name: _evaluated(name) for name in chosen}
+    together = figures([row for setting in found.values() for row in setting["networks"]])
+    _write(options.out, found, together=together)
+
+
+def _write(out, found, **more):
     made = {
         "command": origin.command(),
         "date": datetime.date.today().isoformat(),
         "machine": origin.machine(),
         "versions": dict(versions()),
         "settings": found,
-        "together": figures([row for setting in found.values() for row in setting["networks"]]),
+        **more,
     }
-    if options.out:
-        options.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    if out:
+        out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     for name, setting in found.items():
         print(name, json.dumps({key: value for key, value in setting.items() if key != "networks"}))
-    print("together", json.dumps(made["together"]))
+    print(json.dumps(more))
 
 
 def _request(name, minutes):
@@ -88,13 +101,13 @@ def _tests(request):
     ]
 
 
-def _folder(name):
-    return WORK / name.replace(", ", "-").replace(" ", "")
+def _folder(name, work=WORK):
+    return work / name.replace(", ", "-").replace(" ", "")
 
 
-def _measured(name, minutes, *, more=True):
+def _measured(name, minutes, *, more=True, work=WORK):
     """Return plan, units, environment and chosen networks, measured further where something is left to measure."""
-    folder, request = _folder(name), _request(name, minutes)
+    folder, request = _folder(name, work), _request(name, minutes)
     chosen, tests = choose(request), _tests(request)
     if not (folder / "plan").exists():
         packed = [PackedProbe(name=i.graph.name, graph=i.graph, by_layer=i.architecture is None) for i in chosen]
@@ -130,9 +143,32 @@ def _evaluated(name):
         "noisy_layers": sum(row.status == "noisy" for row in model.table.rows),
         "calibration_networks": len(model.table.calibration),
         "margin": model.margin,
-        "us_per_layer": model.us_per_layer,
+        "us_per_layer": model.corrections.us_per_layer,
+        "curve_ms": model.curve.knots,
         **figures(rows),
         "by_side": {side: figures([row for row in rows if f"-{side}-" in row["name"]]) for side in SIDES},
+        "networks": rows,
+    }
+
+
+def _repeated(name, earlier):
+    minutes = _options().minutes
+    now, then = (
+        {each.name: each.median_us for each in samples.networks(_measured(name, minutes, more=False, work=work)[1])}
+        for work in (WORK, earlier)
+    )
+    tests = [graph.name for graph in _tests(_request(name, minutes))]
+    ratios = np.array([now[test] / then[test] for test in tests])
+    errors = np.abs(ratios / np.median(ratios) - 1)
+    rows = [{"name": test, "now_us": now[test], "earlier_us": then[test]} for test in tests]
+    short = np.array([row["earlier_us"] < SHORT_US for row in rows])
+    return {
+        "drift": float(np.median(ratios)),
+        "median_difference": float(np.median(errors)),
+        "ninth_decile": float(np.quantile(errors, 0.9)),
+        "within_12_percent": float(np.mean(errors <= 0.12)),
+        "short": int(short.sum()),
+        "short_within_12_percent": float(np.mean(errors[short] <= 0.12)) if short.any() else None,
         "networks": rows,
     }
 
@@ -174,7 +210,8 @@ def figures(rows):
 
 def _options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("measure", "evaluate"))
+    parser.add_argument("step", choices=("measure", "evaluate", "repeat"))
+    parser.add_argument("--earlier", type=Path, default=WORK.with_name("small-earlier"), help="folder of another run")
     parser.add_argument("--only", nargs="*", choices=tuple(SETTINGS))
     parser.add_argument("--minutes", type=float, default=5.0, help="of profiling, for each setting")
     parser.add_argument("--out", type=Path)

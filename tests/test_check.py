@@ -10,6 +10,7 @@ from deepmad_hw import costs, entropy
 from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.check import broken_limits, evaluate, evaluate_for, refusals
 from deepmad_hw.errors import ConfigError, NotCoveredError
+from deepmad_hw.latency import Curve
 from deepmad_hw.problem import LatencyLimit, Limits, Problem
 from deepmad_hw.space import Space, StageSpace
 
@@ -36,6 +37,9 @@ SPACE = Space(
 )
 
 
+WITH_OVERHEAD = Curve(knots=((0.0, 0.25),))
+
+
 @dataclasses.dataclass(frozen=True)
 class Flat:
     """A latency model that prices every layer alike."""
@@ -45,7 +49,7 @@ class Flat:
     margin: float | None = None
     covered: bool = True
     device: str = "a device"
-    overhead_ms: float = 0.25
+    curve: Curve = WITH_OVERHEAD
 
     def covers(self, specs):
         return np.full(len(specs), self.covered)

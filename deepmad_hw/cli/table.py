@@ -16,7 +16,9 @@ from deepmad_hw.cli import options, output
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
+    from deepmad_hw.latency import Curve
     from deepmad_hw.layer import LayerSpec
+    from deepmad_hw.predict.corrections import Bend
     from deepmad_hw.predict.odd import OddRow
     from deepmad_hw.table import LatencyTable
     from deepmad_hw.workflows.merge import RowDifference, TableDifference
@@ -57,7 +59,8 @@ def show(path: TablePath, json: options.Json = False) -> None:
         "other_operations": dict(others),
         "calibration_networks": len(found.calibration),
         "margin": model.margin,
-        "us_per_layer": model.us_per_layer,
+        "us_per_layer": model.corrections.us_per_layer,
+        "curve_ms": [list(knot) for knot in model.curve.knots],
         "notes": list(found.notes),
         "fused_activations": list(found.fused_activations),
     }
@@ -71,7 +74,9 @@ def show(path: TablePath, json: options.Json = False) -> None:
     rows += [("other operations", f"{others.total()} of {len(others)} kinds" if others else "none")]
     rows += [("calibration networks", str(len(found.calibration)))]
     rows += [("margin at 90 %", "none" if model.margin is None else f"{model.margin:.1%}")]
-    rows += [("every layer besides", f"{model.us_per_layer:g} us")] if model.us_per_layer else []
+    more = model.corrections
+    rows += [("every layer besides", f"{more.us_per_layer:g} us")] if more.us_per_layer else []
+    rows += [("short networks", _short(more.bend, model.curve))] if more.bend else []
     rows += [("note", note) for note in found.notes]
     output.table((found.name, ""), rows)
     if model.odd_rows:
@@ -80,6 +85,11 @@ def show(path: TablePath, json: options.Json = False) -> None:
             (layer(row.spec), f"{row.median_us:.4g}", f"{row.expected_us:.4g}") for row in model.odd_rows[:SHOWN_ODD]
         ]
         output.table(("odd row", "its us", "us by the rows around it"), cells, numbers=(1, 2))
+
+
+def _short(bend: Bend, curve: Curve) -> str:
+    (short_ms, _), (long_ms, _) = curve.knots[1:]
+    return f"{bend.share:.0%} of the sum of their layers up to {short_ms:.3g} ms of it, all of it from {long_ms:.3g} ms"
 
 
 def _odd(rows: Sequence[OddRow]) -> str:

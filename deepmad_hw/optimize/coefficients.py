@@ -21,7 +21,7 @@ from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import ConfigError, InfeasibleError, NotCoveredError
 from deepmad_hw.expand import Section, sections, spec_of
 from deepmad_hw.families.base import BlockShape, LayerForm
-from deepmad_hw.latency import LatencyModel, budget_for_prediction_ms
+from deepmad_hw.latency import Curve, LatencyModel, upper_curve
 from deepmad_hw.layer import LayerSpec, out_pixels
 from deepmad_hw.problem import Problem
 from deepmad_hw.space import Space
@@ -32,6 +32,7 @@ Ints = NDArray[np.int64]
 
 IN, OUT, BOTTLENECK, KERNEL = range(4)  # axes of a stage's choices
 PAIRS = ("first_in", "first_skip", "first_out", "identity", "further")
+LEAST_SUM_MS = 1e-9  # as which sums stand that no network can have, so that limits stay above 0
 _NUMBERS = ("in_channels", "out_channels", "group_width", "kernel")
 
 
@@ -139,8 +140,9 @@ class Coefficients:
         problem: what it was made from.
         stem_widths: [stem] channels.
         stages: grids and rules.
-        quantities: additive quantities by name: ``macs``, ``params`` and ``latency:TABLE`` (ms, overhead included).
-        limits: what limited quantities must not exceed; a latency budget stands as one on the prediction.
+        quantities: additive quantities by name: ``macs``, ``params`` and ``latency:TABLE`` (sums over layers, ms).
+        limits: what limited quantities must not exceed; a latency budget stands as one on the sum over layers.
+        curves: of each limited table, from that sum to the latency that the budget is about.
         log_fan_in: sum of log w over counted layers.
         scales: where entropy is taken.
         stem_layers: counted layers of the stem.
@@ -155,6 +157,7 @@ class Coefficients:
     stages: tuple[StageGrid, ...]
     quantities: Mapping[str, Terms]
     limits: Mapping[str, float]
+    curves: Mapping[str, Curve]
     log_fan_in: Terms
     scales: tuple[ScalePlace, ...]
     stem_layers: int
@@ -260,6 +263,7 @@ def coefficients(problem: Problem, models: Mapping[str, LatencyModel]) -> Coeffi
     allowed = _prune(space, _rule_masks(space))
     parts = _parts(space, walk)
     tables, uncovered, allowed = _latency_tables(problem, models, parts, space, allowed)
+    curves = {f"latency:{limit.table}": upper_curve(models[limit.table]) for limit in problem.limits.latency}
     quantities = {
         "macs": _collect(space, parts, lambda part: costs.layer_macs(part.form)),
         "params": _collect(space, parts, lambda part: costs.layer_params(part.form)),
@@ -270,7 +274,8 @@ def coefficients(problem: Problem, models: Mapping[str, LatencyModel]) -> Coeffi
         stem_widths=np.array(space.stem, dtype=np.int64),
         stages=_grids(space, parts, allowed),
         quantities=quantities,
-        limits=_additive_limits(problem, models),
+        limits=_additive_limits(problem, curves),
+        curves=curves,
         log_fan_in=_collect(
             space, parts, lambda part: entropy.layer_log_fan_in(part.form, log=np.log) if part.form.counted else 0.0
         ),
@@ -286,13 +291,12 @@ def coefficients(problem: Problem, models: Mapping[str, LatencyModel]) -> Coeffi
     )
 
 
-def with_limits(tables: Coefficients, problem: Problem, models: Mapping[str, LatencyModel]) -> Coefficients:
+def with_limits(tables: Coefficients, problem: Problem) -> Coefficients:
     """Return the tables of a problem that differs from another one in the values of its limits only.
 
     Args:
         tables: of the other problem.
         problem: the problem.
-        models: latency models by table name.
 
     Raises:
         ConfigError: it differs in more.
@@ -300,15 +304,45 @@ def with_limits(tables: Coefficients, problem: Problem, models: Mapping[str, Lat
     asked, made = ([limit.table for limit in each.limits.latency] for each in (problem, tables.problem))
     if problem.space != tables.problem.space or problem.penalty != tables.problem.penalty or asked != made:
         raise ConfigError("the problems differ in more than the values of their limits", where=problem.name)
-    return replace(tables, problem=problem, limits=_additive_limits(problem, models))
+    return replace(tables, problem=problem, limits=_additive_limits(problem, tables.curves))
 
 
-def _additive_limits(problem: Problem, models: Mapping[str, LatencyModel]) -> dict[str, float]:
-    """Return the limits on additive quantities by name; a latency budget becomes one on the prediction (ms)."""
+def budgets_ms(problem: Problem) -> dict[str, float]:
+    """Return the latency budgets by the names that their quantities have.
+
+    Args:
+        problem: the problem.
+    """
+    return {f"latency:{limit.table}": limit.budget_ms for limit in problem.limits.latency}
+
+
+def value_of(tables: Coefficients, name: str, amount: float) -> float:
+    """Return what a limit is about for an amount of its additive quantity: of a sum over layers, the latency.
+
+    Args:
+        tables: the problem's tables.
+        name: of the quantity.
+        amount: the amount.
+    """
+    return tables.curves[name].latency_ms(amount) if name in tables.curves else amount
+
+
+def scaled_limits(tables: Coefficients, factor: float) -> dict[str, float]:
+    """Return the limits on additive quantities where all that was asked is so many times as much.
+
+    Args:
+        tables: the problem's tables.
+        factor: above 0.
+    """
+    return _additive_limits(tables.problem, tables.curves, factor=factor)
+
+
+def _additive_limits(problem: Problem, curves: Mapping[str, Curve], *, factor: float = 1.0) -> dict[str, float]:
+    """Return the limits on additive quantities by name; a latency budget becomes one on the sum over layers (ms)."""
     limits = problem.limits
-    found = {name: float(value) for name, value in (("macs", limits.macs), ("params", limits.params)) if value}
-    for limit in limits.latency:
-        found[f"latency:{limit.table}"] = budget_for_prediction_ms(limit.budget_ms, models[limit.table])
+    found = {name: factor * value for name, value in (("macs", limits.macs), ("params", limits.params)) if value}
+    for name, budget_ms in budgets_ms(problem).items():
+        found[name] = max(LEAST_SUM_MS, curves[name].sum_ms(factor * budget_ms))
     return found
 
 
@@ -627,8 +661,7 @@ def _latency_tables(
         if known.any():
             asked = [spec for spec, answers in zip(specs, known, strict=True) if answers]
             values_ms[np.flatnonzero(known)] = models[table].layers_ms(asked)
-        terms = _collect(space, parts, lambda part, values=values_ms: values[keys[id(part)]])  # type: ignore[misc]
-        found[f"latency:{table}"] = replace(terms, tail=terms.tail + models[table].overhead_ms)
+        found[f"latency:{table}"] = _collect(space, parts, lambda part, values=values_ms: values[keys[id(part)]])  # type: ignore[misc]
     if covered.all():
         return found, lacking, masks
     return found, lacking, _prune(space, _covered_masks(space, parts, masks, keys, np.append(covered, True), specs))

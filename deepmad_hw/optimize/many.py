@@ -25,5 +25,5 @@ def continuous_designs(
     """
     tables = None
     for problem in problems:
-        tables = coefficients(problem, models) if tables is None else with_limits(tables, problem, models)
+        tables = coefficients(problem, models) if tables is None else with_limits(tables, problem)
         yield solve_continuous(tables)

@@ -17,7 +17,7 @@ import pyomo.environ as pyo
 from numpy.typing import NDArray
 
 from deepmad_hw import check
-from deepmad_hw.optimize.coefficients import Coefficients
+from deepmad_hw.optimize.coefficients import Coefficients, budgets_ms, scaled_limits, value_of
 from deepmad_hw.optimize.milp import ALL_LIMITS, Milp, Sum, add_memory, add_rho, build, log_fan_in_ranges, quantity
 from deepmad_hw.optimize.reach import smallest_sum
 from deepmad_hw.optimize.solvers import HighsModel
@@ -136,7 +136,7 @@ class Relaxer:
     def _common_factor(self) -> Needed:
         """Return the smallest factor on all limits at once, by halving an interval that holds it.
 
-        At one factor on rho the model gives the smallest factor on the budgets; the two meet at the answer.
+        At one factor on all limits the model gives the design that keeps them best; it keeps them all, or none does.
         """
         _, design = smallest_sum(self._tables, self._tables.quantities["params"])
         low, high, proved = 1.0, max(self._ratios(design)), True
@@ -154,26 +154,27 @@ class Relaxer:
         value = max(self._ratios(design))
         return Needed(tightest=Tightest(limit=ALL_LIMITS, value=value, unit="times", proved=proved), design=design)
 
-    def _budgets_at(self, rho_factor: float) -> tuple[Ints, bool] | None:
-        """Return the design of the smallest factor on all budgets, with rho's limit multiplied by a factor."""
+    def _budgets_at(self, factor: float) -> tuple[Ints, bool] | None:
+        """Return the design that keeps all limits best, or breaks them least, once they are that many times as high."""
         tables, limits = self._tables, self._tables.problem.limits
         milp = build(tables, ranges=self._ranges, leave_out=ALL_LIMITS)
-        milp.model.factor = pyo.Var(bounds=(0, None))
-        factor: Any = milp.model.factor
-        for name, bound in tables.limits.items():
-            row = Sum(variables=[factor], factors=[-1.0]).extend(quantity(milp, name), 1 / bound)
+        milp.model.share = pyo.Var(bounds=(0, None))
+        share: Any = milp.model.share
+        for name, bound in scaled_limits(tables, factor).items():
+            row = Sum(variables=[share], factors=[-1.0]).extend(quantity(milp, name), 1 / bound)
             milp.model.rows.add((None, row.expression(), 0))
         if limits.memory_bytes is not None:
-            add_memory(milp, Sum(variables=[factor], factors=[-float(limits.memory_bytes)]))
+            add_memory(milp, Sum(variables=[share], factors=[-factor * limits.memory_bytes]))
         if limits.rho is not None:
             for scale in tables.scales:
-                add_rho(milp, scale, limits.rho * rho_factor)
-        return self._minimise(milp, Sum(variables=[factor], factors=[1.0]))
+                add_rho(milp, scale, limits.rho * factor)
+        return self._minimise(milp, Sum(variables=[share], factors=[1.0]))
 
     def _ratios(self, design: Ints) -> Sequence[float]:
         """Return a design's values over their limits."""
         tables, limits = self._tables, self._tables.problem.limits
         evaluation = check.evaluate(tables.decode(design))
-        found = [tables.quantities[name].of(tables, design) / bound for name, bound in tables.limits.items()]
+        asked = {**tables.limits, **budgets_ms(tables.problem)}
+        found = [value_of(tables, name, tables.quantities[name].of(tables, design)) / asked[name] for name in asked]
         found += [evaluation.memory_bytes / limits.memory_bytes] if limits.memory_bytes is not None else []
         return found + ([evaluation.max_rho / limits.rho] if limits.rho is not None else [])

@@ -1,6 +1,6 @@
 """Adds up a network from a table: its layers, and what else it computes, each from the surest source. Layer 3.
 
-    predicted = sum of layers + sum of operations
+    predicted = curve(sum of layers + sum of operations), every part with its share of it
     interval  = +- sqrt((margin * layers)^2 + sum over kinds (margin_k * operations_k)^2 + (EXTRAPOLATED * rest)^2)
 
 The parts are taken to err independently of each other, those of one kind together.
@@ -57,13 +57,11 @@ class Composition:
         layers: one part per layer, in order.
         operations: one part per operation, in order.
         margin: of the layers that rows answer for, together; None without calibration.
-        overhead_ms: what a network costs besides.
     """
 
     layers: tuple[Part, ...]
     operations: tuple[Part, ...]
     margin: float | None
-    overhead_ms: float = 0.0
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -73,7 +71,7 @@ class Composition:
     @property
     def known_ms(self) -> float:
         """Return what all parts that something answers for take together."""
-        return self.overhead_ms + math.fsum(part.time_ms for part in self.parts if part.source != MISSING)
+        return math.fsum(part.time_ms for part in self.parts if part.source != MISSING)
 
     @property
     def extrapolated_ms(self) -> float:
@@ -109,12 +107,18 @@ def composed(
         operations: name and amounts of each operation that is no layer.
         model: the table.
     """
-    return Composition(
+    found = Composition(
         layers=tuple(_layers(layers, model)),
         operations=tuple(_operations(operations, model)),
         margin=model.margin,
-        overhead_ms=model.overhead_ms,
     )
+    sum_ms = found.known_ms
+    share = model.curve.latency_ms(sum_ms) / sum_ms if sum_ms else 1.0
+    return replace(found, layers=_times(share, found.layers), operations=_times(share, found.operations))
+
+
+def _times(share: float, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    return tuple(replace(part, time_ms=share * part.time_ms) for part in parts) if share != 1 else parts
 
 
 def _layers(layers: Sequence[tuple[str, LayerSpec]], model: TableModel) -> list[Part]:

@@ -1,27 +1,38 @@
-"""What every layer takes beyond its row, found from the calibration networks. Layer 3.
+"""What whole networks take beyond the sum of their rows, found from the calibration networks. Layer 3.
 
-    T = gain * sum over layers of (t + c)
+    T = curve(gain * sum over layers of (t + c))
 
 t is a layer's row. Of layers of a few microseconds, more than half of what they take under the runtime's profiler is
 the profiler's, and no two operations pay it alike: what is taken off all of them is too much for the short ones. c is
-the constant on a grid with which whole networks come out best; where that is not clearly better than without, it is 0.
+the constant on a grid with which whole networks come out best.
+
+The curve is the sum itself, but for networks so short that they find their weights in the cache, where rows of longer
+ones do not: below a sum these take a share of it. In between the curve is a straight line, so that it increases.
+What calibration networks do not clearly show is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepmad_hw.latency import Curve
+
 Floats = NDArray[np.float64]
 
-US_PER_LAYER = tuple(0.5 * step for step in range(17))
-# What the mean error of whole networks must fall by: a share of it, and in all.
+US_PER_LAYER = tuple(float(step) for step in range(9))
+SHARES = (0.5, 0.6, 0.7)  # of their sum that the shortest networks may take
+BEND_AT = tuple(np.linspace(0.05, 0.6, 8).tolist())  # shares of networks below either end of the straight line
+# What a constant, and a bend, must each take off the mean error of whole networks: a share of it, and in all.
 WORTH_SHARE, WORTH_ERROR = 0.1, 0.003
 LARGEST_ERROR = 0.3  # as which larger ones count, so that no single network decides
 MIN_NETWORKS = 8
+MIN_SHORT = 3  # networks that take the full share off their sum
+LEFT_OUT_TIMES = 20  # in so many turns networks are left out, one at a time where there are no more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,40 +58,108 @@ class Observed:
         return self.rows_us + us_per_layer * self.layers
 
 
-def us_per_layer(networks: Sequence[Observed]) -> float:
-    """Return the constant with which whole networks come out best, 0 where they do not show one.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bend:
+    """Where the weights of short networks stay in the cache.
+
+    Args:
+        short_us: sums up to this take `share` of them (layers with the constant, without the gain).
+        long_us: sums from this on are the latency.
+        share: above 0, below 1.
+    """
+
+    short_us: float
+    long_us: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corrections:
+    """What makes sums of rows the latency of whole networks.
+
+    Args:
+        us_per_layer: what every layer takes beyond its row.
+        gain: of the sum.
+        bend: of short networks, if they show one.
+    """
+
+    us_per_layer: float = 0.0
+    gain: float = 1.0
+    bend: Bend | None = None
+
+    @property
+    def curve(self) -> Curve:
+        """Return the latency as a function of the sum over layers with constant and gain, both in milliseconds."""
+        if self.bend is None:
+            return Curve()
+        short_ms, long_ms = (self.gain * us / 1e3 for us in (self.bend.short_us, self.bend.long_us))
+        return Curve(knots=((0.0, 0.0), (short_ms, self.bend.share * short_ms), (long_ms, long_ms)))
+
+    def latency_us(self, network: Observed) -> float:
+        """Return what a network takes by them.
+
+        Args:
+            network: the network.
+        """
+        return 1e3 * self.curve.latency_ms(self.gain * network.total_us(self.us_per_layer) / 1e3)
+
+
+def corrections(networks: Sequence[Observed]) -> Corrections:
+    """Return what whole networks show, nothing but their gain where they are few.
 
     Args:
         networks: whole networks of different sizes.
     """
-    return US_PER_LAYER[_best(_ratios(networks))]
+    if not networks:
+        return Corrections()
+    measured_us = np.array([network.measured_us for network in networks])
+    constants = US_PER_LAYER if len(networks) >= MIN_NETWORKS else US_PER_LAYER[:1]
+    fits = [fit for constant in constants for fit in _fits(constant, measured_us, networks)]
+    return min(fits, key=lambda fit: fit[0])[1]
 
 
 def left_out_errors(networks: Sequence[Observed]) -> tuple[float, ...]:
-    """Return each network's measured time over its prediction, less one, where the others alone calibrate.
+    """Return each network's measured time over its prediction, less one, where others alone calibrate.
 
     Args:
         networks: whole networks; a single one has no others.
     """
-    ratios, found = _ratios(networks), []
-    for left_out in range(len(networks) if len(networks) > 1 else 0):
-        others = np.delete(ratios, left_out, axis=1)
-        place = _best(others)
-        found.append(float(ratios[place, left_out] / np.median(others[place]) - 1))
-    return tuple(found)
+    turns = min(len(networks), LEFT_OUT_TIMES)
+    if turns < 2:
+        return ()
+    by_others = [corrections([each for i, each in enumerate(networks) if i % turns != turn]) for turn in range(turns)]
+    return tuple(
+        network.measured_us / by_others[i % turns].latency_us(network) - 1 for i, network in enumerate(networks)
+    )
 
 
-def _ratios(networks: Sequence[Observed]) -> Floats:
-    """Return measured over predicted, [constants, networks]."""
-    ratios = [[network.measured_us / network.total_us(constant) for network in networks] for constant in US_PER_LAYER]
-    return np.array(ratios).reshape(len(US_PER_LAYER), len(networks))
+def _fits(
+    us_per_layer: float, measured_us: Floats, networks: Sequence[Observed]
+) -> Iterator[tuple[float, Corrections]]:
+    """Yield the best corrections without a bend and with one, each after its error, which what it takes in adds to."""
+    totals_us = np.array([network.total_us(us_per_layer) for network in networks])
+    bends = _bends(totals_us) if len(networks) >= MIN_NETWORKS else []
+    latencies_us = np.array([totals_us, *(_bent_us(totals_us, bend) for bend in bends)])
+    ratios = measured_us / latencies_us
+    gains = np.median(ratios, axis=1)
+    errors = np.minimum(np.abs(ratios / gains[:, None] - 1), LARGEST_ERROR).mean(axis=1)
+    for at in {0, int(np.argmin(errors))}:
+        parts = (us_per_layer > 0) + (at > 0)
+        found = Corrections(us_per_layer=us_per_layer, gain=float(gains[at]), bend=bends[at - 1] if at else None)
+        yield float(errors[at] / (1 - WORTH_SHARE) ** parts + WORTH_ERROR * parts), found
 
 
-def _best(ratios: Floats) -> int:
-    """Return the place of the least mean error, 0 where that is not clearly better than without."""
-    if ratios.shape[1] < MIN_NETWORKS:
-        return 0
-    strays = np.abs(ratios / np.median(ratios, axis=1, keepdims=True) - 1)
-    errors = np.minimum(strays, LARGEST_ERROR).mean(axis=1)
-    best = int(np.argmin(errors))
-    return best if errors[0] - errors[best] >= max(WORTH_ERROR, WORTH_SHARE * errors[0]) else 0
+def _bends(totals_us: Floats) -> list[Bend]:
+    ends_us = np.unique(np.quantile(totals_us, BEND_AT)).tolist()
+    return [
+        Bend(short_us=short_us, long_us=long_us, share=share)
+        for short_us, long_us in itertools.combinations(ends_us, 2)
+        if np.sum(totals_us <= short_us) >= MIN_SHORT
+        for share in SHARES
+    ]
+
+
+def _bent_us(totals_us: Floats, bend: Bend) -> Floats:
+    knots_us = ((0.0, 0.0), (bend.short_us, bend.share * bend.short_us), (bend.long_us, bend.long_us))
+    sums_us, latencies_us = zip(*knots_us, strict=True)
+    return np.where(totals_us < bend.long_us, np.interp(totals_us, sums_us, latencies_us), totals_us)

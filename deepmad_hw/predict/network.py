@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from deepmad_hw.errors import NotCoveredError
 from deepmad_hw.expand import expand
+from deepmad_hw.latency import Curve
 from deepmad_hw.layer import LayerSpec
-from deepmad_hw.predict.corrections import Observed, left_out_errors, us_per_layer
+from deepmad_hw.predict.corrections import Observed, corrections, left_out_errors
 from deepmad_hw.predict.interpolate import Interpolator
 from deepmad_hw.predict.intervals import CONFIDENCE, conformal_margin, grouped_margins
 from deepmad_hw.predict.odd import OddRow
@@ -33,17 +34,17 @@ class TableModel:
     """Predicts networks from a table. Implements `deepmad_hw.latency.LatencyModel`.
 
     Rows that were measured well are taken as they are, others are interpolated; odd ones are left out of both. A
-    network's latency is ``gain * sum of (layer + constant)``, see `deepmad_hw.predict.corrections`; the gain is the
-    median of measured over summed among the table's calibration networks. It is near 1, because layers are timed inside
-    networks; a separate overhead could not be told from it.
+    network's latency is ``curve(gain * sum of (layer + constant))``, see `deepmad_hw.predict.corrections`; the gain is
+    the median of measured over summed among the table's calibration networks. It is near 1, because layers are timed
+    inside networks; a separate overhead could not be told from it.
 
     Args:
         table: the measured rows.
         confidence: share of new networks, and of new layers, that intervals shall cover.
 
     Attributes:
-        us_per_layer: what each layer takes beyond its row, as far as the calibration networks show it.
-        calibration_errors: of each calibration network, measured over predicted by the others, less one.
+        corrections: what makes the sum of rows a latency, as far as the calibration networks show it.
+        curve: from the sum over layers to a network's latency.
     """
 
     def __init__(self, table: LatencyTable, *, confidence: float = CONFIDENCE) -> None:
@@ -54,11 +55,9 @@ class TableModel:
         self._sound = [row for row in table.rows if row.status == "ok" and row.spec not in odd]
         self._exact_us = {row.spec: row.median_us for row in self._sound if row.relative_error <= EXACT_RELATIVE_ERROR}
         self._sure = {row.spec: row.relative_error for row in self._sound if row.spec in self._exact_us}
-        networks = self._observed(table.calibration)
-        self.us_per_layer = us_per_layer(networks)
-        self.calibration_errors = left_out_errors(networks)
-        ratios = [network.measured_us / network.total_us(self.us_per_layer) for network in networks]
-        self._gain = float(np.median(ratios)) if ratios else 1.0
+        self._networks = self._observed(table.calibration)
+        self.corrections = corrections(self._networks)
+        self.curve: Curve = self.corrections.curve
 
     @property
     def name(self) -> str:
@@ -80,10 +79,10 @@ class TableModel:
         """Return the table's rows that no prediction uses, because the rows around them say something else."""
         return self._interpolator.odd
 
-    @property
-    def overhead_ms(self) -> float:
-        """Return what a network costs besides its layers: nothing, their rows hold it."""
-        return 0.0
+    @cached_property
+    def calibration_errors(self) -> tuple[float, ...]:
+        """Return of each calibration network measured over predicted by the others, less one."""
+        return left_out_errors(self._networks)
 
     @property
     def margin(self) -> float | None:
@@ -93,7 +92,9 @@ class TableModel:
     @cached_property
     def operations(self) -> OperationLaws:
         """Return the laws of operations outside the block families, scaled like the layers."""
-        return OperationLaws(self.table.operations, batch=self.batch, gain=self._gain, confidence=self.confidence)
+        return OperationLaws(
+            self.table.operations, batch=self.batch, gain=self.corrections.gain, confidence=self.confidence
+        )
 
     def covers(self, specs: Sequence[LayerSpec]) -> NDArray[np.bool_]:
         """Return for each layer whether it was measured or lies between measured rows.
@@ -109,7 +110,7 @@ class TableModel:
         return covered
 
     def layers_ms(self, specs: Sequence[LayerSpec]) -> NDArray[np.float64]:
-        """Return each layer's share of a network's latency in milliseconds.
+        """Return what each layer adds to the sum, in milliseconds.
 
         Args:
             specs: n layers.
@@ -117,7 +118,7 @@ class TableModel:
         Raises:
             NotCoveredError: the table cannot answer for one of them.
         """
-        return (self._layers_us(specs) + self.us_per_layer) * (self._gain / 1e3)
+        return (self._layers_us(specs) + self.corrections.us_per_layer) * (self.corrections.gain / 1e3)
 
     def extrapolated_ms(self, specs: Sequence[LayerSpec]) -> NDArray[np.float64]:
         """Return what layers outside the measured ones would take by the law of their operation, NaN without one.
@@ -128,7 +129,9 @@ class TableModel:
         keys = [self.table.key(spec) for spec in specs]
         known = np.flatnonzero(self._interpolator.extrapolates(keys))
         times_ms = np.full(len(keys), np.nan)
-        times_ms[known] = self._interpolator.predict_us([keys[index] for index in known]) * (self._gain / 1e3)
+        times_ms[known] = self._interpolator.predict_us([keys[index] for index in known]) * (
+            self.corrections.gain / 1e3
+        )
         return times_ms
 
     def layer_margins(self, specs: Sequence[LayerSpec]) -> list[float | None]:

@@ -55,8 +55,13 @@ OTHER_SIZES = (
 )
 PROBE_STEPS = 3  # stages drawn from each stage of a space, fewer where that passes LARGEST_PROBE_MACS
 LARGEST_PROBE_MACS = 6e9
+# Short runs find their weights in the cache, long ones do not: of a space that has shorter ones, some are timed.
+SMALL_NETWORK_S = 4e-3
+SMALL_NETWORKS_PER_SPACE = 2
+DRAWN_FOR_SMALL = 32
 # A plan must not depend on this machine, or it could not be resumed; so its size follows from a nominal speed.
 NOMINAL_MACS_PER_S = 40e9
+NOMINAL_LAYER_S = 5e-6
 NOMINAL_UNIT_S = 0.7
 CALIBRATION_SHARE = 0.25
 OPERATION_SHARE = 0.12  # of the measuring time, for operations outside the block families
@@ -173,6 +178,7 @@ def choose(request: ProfileRequest) -> list[Chosen]:
     seconds = _round_s(request) - sum(_operations_s(probe, request.batch) for probe in choose_operations(request))
     others = _of_other_sizes() if choose_operations(request) else []
     chosen = [Chosen(graph=graph) for graph in (*_corners(request.spaces), *_rescaled(request.references), *others)]
+    chosen += _small_networks(request)
     probes, networks = _probes(request, random), _networks(request, random)
     spent_s = sum(_unit_s(item, request.batch) for item in chosen)
     for count in itertools.count():
@@ -228,7 +234,9 @@ def _probe(space: Space, random: np.random.Generator, *, name: str, batch: int) 
 
 
 def _networks(request: ProfileRequest, random: np.random.Generator) -> Iterator[Chosen]:
-    limits = [max(LARGEST_NETWORK_MACS / request.batch, costs.macs(_smallest(space)) * 1.5) for space in request.spaces]
+    limits = [
+        max(LARGEST_NETWORK_MACS / request.batch, costs.macs(_by_size(space)[0]) * 1.5) for space in request.spaces
+    ]
     for index, (space, limit) in enumerate(cycle(zip(request.spaces, limits, strict=True))):
         architecture = sampling.random_architecture(space, random, max_macs=limit)
         if index // len(request.spaces) % 3 == 2:  # every third one of each space
@@ -238,8 +246,11 @@ def _networks(request: ProfileRequest, random: np.random.Generator) -> Iterator[
 
 def _unit_s(item: Chosen, batch: int) -> float:
     """Return about how long one round of a network takes."""
-    run_s = costs.macs(item.graph) * batch / NOMINAL_MACS_PER_S
-    return _runs_s(run_s, kinds=1 if item.architecture else 2)
+    return _runs_s(_run_s(item.graph, batch), kinds=1 if item.architecture else 2)
+
+
+def _run_s(graph: Graph, batch: int) -> float:
+    return float(costs.macs(graph) * batch / NOMINAL_MACS_PER_S + NOMINAL_LAYER_S * len(graph.nodes))
 
 
 def _operations_s(probe: OperationProbe, batch: int) -> float:
@@ -275,10 +286,22 @@ def _of_other_sizes() -> list[Graph]:
     ]
 
 
-def _smallest(space: Space) -> Architecture:
+def _small_networks(request: ProfileRequest) -> list[Chosen]:
+    """Return networks so short that they may find their weights in the cache, of spaces that have such."""
+    found: list[Chosen] = []
+    for space in request.spaces:
+        for architecture in _by_size(space)[:SMALL_NETWORKS_PER_SPACE]:
+            graph = expand(architecture, name=f"small{len(found):03}")
+            if _run_s(graph, request.batch) < SMALL_NETWORK_S:
+                found.append(Chosen(graph=graph, architecture=architecture))
+    return found
+
+
+def _by_size(space: Space) -> list[Architecture]:
+    """Return random networks of a space, always the same, the smallest first."""
     random = np.random.default_rng(0)
-    drawn = [sampling.random_architecture(space, random) for _ in range(32)]
-    return min(drawn, key=costs.macs)
+    drawn = [sampling.random_architecture(space, random) for _ in range(DRAWN_FOR_SMALL)]
+    return sorted(drawn, key=costs.macs)
 
 
 def preview(request: ProfileRequest) -> Preview:

@@ -12,7 +12,7 @@ from deepmad_hw import sampling
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import NotCoveredError
 from deepmad_hw.expand import expand
-from deepmad_hw.latency import LatencyModel
+from deepmad_hw.latency import Curve, LatencyModel
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.space import Space
@@ -63,9 +63,9 @@ class LenientModel:
         return self._model.batch
 
     @property
-    def overhead_ms(self) -> float:
-        """Return what a network costs besides its layers."""
-        return self._model.overhead_ms
+    def curve(self) -> Curve:
+        """Return what a network takes for the sum over its layers."""
+        return self._model.curve
 
     @property
     def confidence(self) -> float:

@@ -10,6 +10,7 @@ import pytest
 from lying_highs import STATUSES, lying_highs
 
 from deepmad_hw.cli import answers
+from deepmad_hw.latency import Curve
 from deepmad_hw.optimize import certified
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.problem import LatencyLimit, Limits
@@ -23,7 +24,7 @@ class FixedModel:
     """A device on which every layer takes a tenth of a millisecond."""
 
     device = "board"
-    overhead_ms = 0.5
+    curve = Curve(knots=((0.0, 0.5),))
     margin = 0.1
 
     def __init__(self, name):

@@ -28,7 +28,7 @@ def imported(run, tmp_path):
 def test_an_imported_table_is_shown(run, imported):
     shown = json.loads(run("table", "show", imported, "--json").out)
     assert (shown["rows"], shown["environment"]["device"], shown["margin"]) == (36, "a card", None)
-    assert shown["us_per_layer"] == 0.0
+    assert (shown["us_per_layer"], shown["curve_ms"]) == (0.0, [[0.0, 0.0]])
     assert shown["fused_activations"] == ["relu", "none"]
     assert shown["odd_rows"] == []
 

@@ -18,7 +18,7 @@ from small_problems import (
 )
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.latency import LatencyModel
+from deepmad_hw.latency import Curve, LatencyModel
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.solve import solve
@@ -93,8 +93,9 @@ class OtherClock:
         return self.table.margin
 
     @property
-    def overhead_ms(self):
-        return self.table.overhead_ms * self.factor
+    def curve(self):
+        knots = tuple((a * self.factor, b * self.factor) for a, b in self.table.curve.knots)
+        return Curve(knots=knots, slope=self.table.curve.slope)
 
     def covers(self, specs):
         return self.table.covers(specs)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from small_problems import MadeUpTable, limit_of, small_space, with_limit
 
+from deepmad_hw.latency import Curve
 from deepmad_hw.optimize import continuous
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.problem import Limits, Problem
@@ -28,9 +29,17 @@ def _small(family, seed, **limits):
     return Problem(name="small", space=space, limits=Limits(**limits)), {}
 
 
+def _bent(of, name, budget_ms):
+    """Return a problem whose budget lies where short networks take a share of their sum."""
+    problem, models = _published(of, name, {"phone": budget_ms})
+    curve = Curve(knots=((0.0, 0.0), (2 * budget_ms, 1.2 * budget_ms), (3 * budget_ms, 3 * budget_ms)))
+    return problem, {"phone": replace(models["phone"], curve=curve)}
+
+
 CASES = {  # kinds of limits that bind there
     "costs": ({"macs", "params", "rho"}, lambda of: _published(of, "deepmad-r34", {})),
     "one table": ({"latency", "rho"}, lambda of: _published(of, "deepmad-r18", {"phone": 25.0})),
+    "short networks": ({"latency", "rho"}, lambda of: _bent(of, "deepmad-r18", 15.0)),
     "two tables": ({"latency", "rho"}, lambda of: _published(of, "deepmad-29m-224", {"phone": 30.0, "board": 28.0})),
     "memory": ({"memory", "rho"}, lambda of: _published(of, "deepmad-r50", {}, memory_bytes=6 * 2**20)),
     "small": ({"memory"}, lambda of: _small("mbconv", 1, memory_bytes=700_000)),

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from deepmad_hw import costs
+from deepmad_hw.latency import Curve
 from deepmad_hw.layer import LayerSpec, OperationSpec
 from deepmad_hw.measurement import OperationMeasurement
 from deepmad_hw.predict import composition
@@ -131,6 +132,27 @@ def test_the_share_that_rests_on_extrapolation_is_said(model, known):
     near, beyond = (part.time_ms for part in found.layers)
     assert found.known_ms == pytest.approx(near + beyond)
     assert found.extrapolated_share == pytest.approx(beyond / (near + beyond))
+
+
+class ShortNetworks:
+    """A table by which networks up to 10 s take half of their sum."""
+
+    curve = Curve(knots=((0.0, 0.0), (1e4, 5e3), (1.1e4, 1.1e4)))
+
+    def __init__(self, model):
+        self._model = model
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+
+def test_every_part_of_a_short_network_takes_the_networks_share(model, known):
+    parts = [("a", known)], [("b", operation("concat", 5000)), ("lstm", _recurrent())]
+    plain, short = composed(*parts, model), composed(*parts, ShortNetworks(model))
+    assert [part.time_ms for part in short.parts[:2]] == pytest.approx([part.time_ms / 2 for part in plain.parts[:2]])
+    assert short.parts[2].source == MISSING
+    assert short.known_ms == pytest.approx(plain.known_ms / 2)
+    assert replace(short, margin=0.1).half_width_ms == pytest.approx(replace(plain, margin=0.1).half_width_ms / 2)
 
 
 def test_parts_of_one_kind_err_together_and_kinds_independently():

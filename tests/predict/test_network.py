@@ -8,7 +8,7 @@ import pytest
 from deepmad_hw import sampling
 from deepmad_hw.errors import NotCoveredError
 from deepmad_hw.expand import expand
-from deepmad_hw.latency import predict_ms, uncovered, upper_ms
+from deepmad_hw.latency import Curve, predict_ms, uncovered, upper_ms
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.measurement import LayerMeasurement
 from deepmad_hw.predict.network import EXACT_RELATIVE_ERROR, TableModel
@@ -91,7 +91,6 @@ def test_whole_networks_tell_the_gain(paper, some, gain):
     assert [predict_ms(each, model) for each in some] == pytest.approx(
         [gain * sum_us(each, paper) / 1e3 for each in some]
     )
-    assert model.overhead_ms >= 0
     assert model.margin == pytest.approx(0, abs=1e-9)
 
 
@@ -101,7 +100,7 @@ def test_the_parts_make_up_the_whole(paper, some):
     measured = [(each, sum_us(each, paper) * 1.1 * (1 + 0.02 * random.standard_normal())) for each in some]
     model = TableModel(paper.table(rows, measured))
     layers = model.layers_ms([node.spec for node in expand(some[0])])
-    assert predict_ms(some[0], model) == pytest.approx(model.overhead_ms + layers.sum())
+    assert predict_ms(some[0], model) == pytest.approx(layers.sum())
 
 
 def test_errors_are_told_of_networks_that_did_not_calibrate(paper, some):
@@ -143,7 +142,7 @@ def test_without_calibration_layers_are_added(paper, some):
     model = TableModel(paper.table([paper.row(spec) for spec in specs_of(*some)]))
     assert model.margin is None
     assert model.calibration_errors == ()
-    assert model.overhead_ms == 0
+    assert model.curve == Curve()
 
 
 def test_what_is_not_covered_is_refused_with_its_name(paper, some):
@@ -188,7 +187,7 @@ def test_the_same_table_predicts_the_same_to_the_last_digit(paper):
     specs = [spec for spec in specs_of(*unseen) if one.covers([spec]).all()]
     assert len(specs) > 20
     assert one.layers_ms(specs).tolist() == other.layers_ms(specs).tolist()
-    assert (one.margin, one.overhead_ms) == (other.margin, other.overhead_ms)
+    assert (one.margin, one.curve) == (other.margin, other.curve)
 
 
 def test_it_says_whose_it_is(paper):

@@ -5,6 +5,7 @@ import pytest
 
 from deepmad_hw import check, costs
 from deepmad_hw.architecture import Architecture, Stage, Stem
+from deepmad_hw.latency import Curve
 from deepmad_hw.problem import LatencyLimit, Limits, Problem
 from deepmad_hw.solution import Solution, Status
 from deepmad_hw.space import Space, StageSpace
@@ -14,7 +15,7 @@ class PerMac:
     """A device on which every layer takes a nanosecond per MAC, and a network a millisecond more."""
 
     device = "board"
-    overhead_ms = 1.0
+    curve = Curve(knots=((0.0, 1.0),))
     batch = 4
 
     def __init__(self, name="board", margin=0.1):
