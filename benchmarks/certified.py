@@ -19,7 +19,7 @@ from pathlib import Path
 
 import origin
 
-from deepmad_hw.optimize.solve import versions
+from deepmad_hw.installed import versions
 
 GAP = 0.005
 TIME_LIMIT_S = 600.0  # no run may be cut, or it could differ from its repetition

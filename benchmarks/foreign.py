@@ -20,7 +20,7 @@ from pathlib import Path
 
 import origin
 
-from deepmad_hw.optimize.solve import versions
+from deepmad_hw.installed import versions
 from deepmad_hw.workflows.bench import bench
 
 sys.path.append("tests/exporters")  # where the corpus is

@@ -17,7 +17,7 @@ from pathlib import Path
 import origin
 from program import TABLE, answer
 
-from deepmad_hw.optimize.solve import versions
+from deepmad_hw.installed import versions
 from deepmad_hw.workflows.folders import DESIGN_FILE
 from deepmad_hw.workflows.loop import LOOP_FILE
 

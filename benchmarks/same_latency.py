@@ -17,7 +17,7 @@ from pathlib import Path
 import origin
 from program import TABLE, answer
 
-from deepmad_hw.optimize.solve import versions
+from deepmad_hw.installed import versions
 
 YARDSTICKS = ("mobilenet_v2", "resnet18", "resnet50")
 

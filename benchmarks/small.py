@@ -25,8 +25,8 @@ import origin
 from deepmad_hw import costs, sampling
 from deepmad_hw.expand import expand
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.installed import versions
 from deepmad_hw.latency import predict_ms, uncovered
-from deepmad_hw.optimize.solve import versions
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.workflows.profile import ProfileRequest, choose, publish, spaces
 from profilers import run, samples

@@ -24,7 +24,7 @@ from pathlib import Path
 import origin
 from program import CALL, TABLE
 
-from deepmad_hw.optimize.solve import versions
+from deepmad_hw.installed import versions
 
 SWEEPS = {
     "latency": ("deepmad-r18", "--latency", f"{TABLE}=10ms:60ms:12", "--gap", "1%"),

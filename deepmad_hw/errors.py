@@ -5,7 +5,8 @@ Each child is also the standard-library error a caller would expect, so that ``e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Collection
 
 
 class DeepmadError(Exception):
@@ -85,3 +86,19 @@ class DeviceLostError(DeepmadError, RuntimeError):
 
 class StorageError(DeepmadError, OSError):
     """A file could not be written, most often because the disk is full."""
+
+
+def known_names(name: str, known: Collection[str], *, kind: str = "expected one of") -> str:
+    """Return the hint for a name that is not known: the nearest one that is, or all of them.
+
+    Args:
+        name: what was given.
+        known: the names there are.
+        kind: what stands before all of them.
+
+    Example:
+        >>> known_names("bottelneck", ["basic", "bottleneck"])
+        "did you mean 'bottleneck'?"
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"{kind} {', '.join(known)}"

@@ -6,7 +6,6 @@ Standard library only. What the records mean, and how their files look, is `deep
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
 import math
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deepmad_hw.errors import ConfigError, InputFileError
+from deepmad_hw.errors import ConfigError, InputFileError, known_names
 from deepmad_hw.files import write_atomically
 
 LARGEST_FILE_BYTES = 16 * 2**20
@@ -270,9 +269,7 @@ def require_keys(fields: Mapping[str, Any], known: Sequence[str], at: Place, *, 
     """
     for key in fields:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-            raise at.key(key).error("unknown key", hint=hint)
+            raise at.key(key).error("unknown key", hint=known_names(key, known, kind="known here:"))
     for key in known:
         if key not in fields and key not in optional:
             raise at.key(key).error("missing")

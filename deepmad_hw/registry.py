@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from deepmad_hw.errors import ConfigError
+from deepmad_hw.errors import ConfigError, known_names
 
 
 def require_known(name: str, known: Collection[str], *, what: str, where: str) -> None:
@@ -24,9 +23,7 @@ def require_known(name: str, known: Collection[str], *, what: str, where: str) -
     """
     if name in known:
         return
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-    raise ConfigError(f"unknown {what} {name!r}", where=where, hint=hint)
+    raise ConfigError(f"unknown {what} {name!r}", where=where, hint=known_names(name, known))
 
 
 def load(name: str, places: Mapping[str, str], *, what: str, where: str) -> Any:

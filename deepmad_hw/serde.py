@@ -89,16 +89,6 @@ def read_architecture(path: Path) -> Architecture:
     return architecture_from_json(data.get("architecture", data), where=str(path))
 
 
-def write_architecture(path: Path, architecture: Architecture) -> None:
-    """Write an architecture as JSON.
-
-    Args:
-        path: where.
-        architecture: what.
-    """
-    write_json(path, {"schema": SCHEMA, **architecture_to_json(architecture)})
-
-
 def read_problem(path: Path) -> ProblemFile:
     """Return a problem and the tables it speaks of.
 
@@ -177,19 +167,6 @@ def space_to_json(space: Space) -> Json:
         space: what.
     """
     return typing.cast(Json, plain(space))
-
-
-def space_from_json(data: object, *, where: str = "space") -> Space:
-    """Return the space that JSON data describe.
-
-    Args:
-        data: as `space_to_json` returns.
-        where: the file it came from, for messages.
-
-    Raises:
-        InputFileError: an unknown or missing key, or a value that is no space's.
-    """
-    return record(Space, data, Place(where))
 
 
 def problem_to_json(file: ProblemFile) -> Json:

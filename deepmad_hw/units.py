@@ -107,6 +107,26 @@ def parse_rate_per_s(text: str, *, where: str = "rate") -> float:
     return float(_parse(text, dict.fromkeys(RATES, Decimal(1)), where=where, example="400/s"))
 
 
+def parse_resolution(text: str, *, where: str) -> list[int]:
+    """Return height and width in pixels of ``224`` or ``192x256``.
+
+    Args:
+        text: one side of a square, or both.
+        where: the option or key it came from, for the message.
+
+    Raises:
+        ConfigError: neither.
+
+    Example:
+        >>> parse_resolution("192x256", where="--resolution")
+        [192, 256]
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdecimal() and len(side) < 6 for side in sides):
+        raise ConfigError(f"{text!r} is no resolution", where=where, hint="say 224 or 192x256")
+    return [int(sides[0]), int(sides[-1])]
+
+
 def format_time_ms(time_ms: float) -> str:
     """Return a time with four significant digits in the unit that suits it.
 
@@ -114,15 +134,6 @@ def format_time_ms(time_ms: float) -> str:
         time_ms: the time in milliseconds.
     """
     return _format(time_ms, {"us": 1e-3, "ms": 1.0, "s": 1e3})
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a length of time with four significant digits in the unit that suits it.
-
-    Args:
-        seconds: the length in seconds.
-    """
-    return _format(seconds, {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0})
 
 
 def format_count(count: float) -> str:

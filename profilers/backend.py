@@ -5,12 +5,11 @@ A new runtime is one file here and one line in `_BACKENDS`.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from deepmad_hw.errors import ConfigError
+from deepmad_hw.errors import ConfigError, known_names
 from deepmad_hw.measurement import Environment
 from profilers.plan import Plan, Probe
 
@@ -113,9 +112,7 @@ def get(name: str) -> Backend:
         ConfigError: there is no such backend.
     """
     if name not in _BACKENDS:
-        close = difflib.get_close_matches(name, _BACKENDS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(_BACKENDS)}"
-        raise ConfigError(f"unknown runtime {name!r}", where="--runtime", hint=hint)
+        raise ConfigError(f"unknown runtime {name!r}", where="--runtime", hint=known_names(name, _BACKENDS))
     module, attribute = _BACKENDS[name].split(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)
     return backend

@@ -10,12 +10,8 @@ from typing import Any
 
 from deepmad_hw.errors import InputFileError
 from deepmad_hw.layer import LayerSpec, Node, OperationNode, OperationSpec
+from deepmad_hw.planfile import OLDEST_SCHEMA, PLAN_FILE, SCHEMA
 
-SCHEMA = 2  # 2: probes may hold operations outside the block families
-OLDEST_SCHEMA = 1
-PLAN_FILE = "plan.json"
-WEIGHTS_FILE = "weights.bin"  # the values that the tensors of a plan's float32 networks share
-WEIGHT_STEP_BYTES = 64  # from one tensor's begin to the next one's, in each network
 LAYERS = "layers"  # timed node by node and as a whole
 NETWORK = "network"  # timed as a whole
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from deepmad_hw.errors import InputFileError
 from deepmad_hw.layer import IMAGE, LayerSpec, Node
-from profilers.plan import WEIGHT_STEP_BYTES, WEIGHTS_FILE, Plan, Probe
+from deepmad_hw.planfile import WEIGHT_STEP_BYTES, WEIGHTS_FILE
+from profilers.plan import Plan, Probe
 
 INSTALL_LINE = 'pip install "deepmad-hw[torch]"'
 

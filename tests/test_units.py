@@ -157,7 +157,6 @@ def test_any_milliseconds_come_back_unchanged(time_ms):
     ("show", "parse"),
     [
         (units.format_time_ms, units.parse_time_ms),
-        (units.format_seconds, units.parse_seconds),
         (units.format_percent, units.parse_percent),
     ],
 )
@@ -170,7 +169,6 @@ def test_what_is_shown_can_be_typed_back_to_four_digits(show, parse, value):
     ("show", "parse"),
     [
         (units.format_time_ms, units.parse_time_ms),
-        (units.format_seconds, units.parse_seconds),
         (units.format_percent, units.parse_percent),
         (units.format_count, lambda text: float(units.parse_count(text))),
     ],
@@ -205,8 +203,6 @@ def test_counts_and_sizes_can_be_typed_back_to_four_digits(show, parse, value):
         (units.format_count(12), "12"),
         (units.format_bytes(2**23), "8 MiB"),
         (units.format_percent(0.0037), "0.37%"),
-        (units.format_seconds(0), "0 ms"),
-        (units.format_seconds(7200), "2 h"),
     ],
 )
 def test_people_read_short_numbers(shown, expected):

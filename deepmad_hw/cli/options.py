@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import enum
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,7 +129,31 @@ def resolutions(text: str | None) -> list[dict[str, Any]]:
     Raises:
         ConfigError: one of them is no resolution.
     """
-    return [{}] if text is None else [{"space.resolution": _sides(each)} for each in text.split(",")]
+    if text is None:
+        return [{}]
+    return [{"space.resolution": units.parse_resolution(each, where="--resolution")} for each in text.split(",")]
+
+
+def words(context: typer.Context, *, but: Collection[str] = ()) -> list[str]:
+    """Return the words that give a command the values that it was given, defaults among them.
+
+    Args:
+        context: of the command.
+        but: names of parameters that change nothing of its results.
+    """
+    found: list[str] = []
+    for parameter in context.command.params:
+        value = None if parameter.name is None or parameter.name in but else context.params.get(parameter.name)
+        values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        for each in values:
+            text = str(each.value if isinstance(each, enum.Enum) else each)
+            if parameter.param_type_name == "argument":
+                found.append(text)
+            elif each is True:
+                found.append(parameter.opts[0])
+            elif each is not False:
+                found += [parameter.opts[0], text]
+    return found
 
 
 def existing_folder(path: Path) -> Path:
@@ -161,13 +186,6 @@ def new_folder(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise ConfigError("is a file, not a folder", where=f"--out {path}", hint="give another name")
     return path
-
-
-def _sides(text: str) -> list[int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.strip().isdecimal() and len(side) < 6 for side in sides):
-        raise ConfigError(f"{text!r} is no resolution", where="--resolution", hint="say 224 or 192x256")
-    return [int(sides[0]), int(sides[-1])]
 
 
 def _setting(text: str) -> tuple[str, Any]:

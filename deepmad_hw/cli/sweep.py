@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +29,7 @@ class Method(StrEnum):
 
 
 def sweep(
+    context: typer.Context,
     configs: Annotated[
         list[str], typer.Argument(metavar="CONFIG...", help="Run files, or names of problems such as deepmad-r18.")
     ],
@@ -100,30 +101,7 @@ def sweep(
     if (measure or compare or beside) and not all(asked.question.tables for asked in plan.points):
         raise ConfigError("nothing says which runtime to measure on", where="sweep", hint="give --latency TABLE=RANGE")
     folder = options.new_folder(out)
-    words = _words(
-        configs,
-        {"--latency": latency, "--set": settings, "--beside": beside},
-        {
-            "--macs": macs,
-            "--params": params,
-            "--memory": memory,
-            "--rho": rho,
-            "--resolution": resolution,
-            "--grid": grid,
-            "--confidence": confidence,
-            "--method": method.value,
-            "--gap": gap,
-            "--time-limit": time_limit,
-            "--threads": str(threads),
-            "--seed": str(seed),
-        },
-        {
-            "--each-device": each_device,
-            "--allow-uncovered": allow_uncovered,
-            "--measure": measure,
-            "--compare": compare,
-        },
-    )
+    words = options.words(context, but=("out", "jobs", "dask", "json"))
     total = len(plan.points)
     with output.progress(f"solving {total} points of {plan.name}", total=total) as steps:
         results = sweeps.sweep(
@@ -195,21 +173,6 @@ def _tables(texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError("two ranges for one table", where=f"--latency {path}", hint="put commas between values")
         found[path] = budgets
     return found
-
-
-def _words(
-    configs: Sequence[str],
-    repeated: Mapping[str, Sequence[str]],
-    single: Mapping[str, str | None],
-    flags: Mapping[str, bool],
-) -> list[str]:
-    """Return the words of the command that makes the same results again, wherever it is solved."""
-    return [
-        *configs,
-        *(word for option, values in repeated.items() for value in values for word in (option, value)),
-        *(word for option, value in single.items() if value is not None for word in (option, value)),
-        *(option for option, given in flags.items() if given),
-    ]
 
 
 def _show_progress(steps: output.Steps, progress: Progress) -> None:

@@ -33,11 +33,8 @@ from deepmad_hw.exporters.quantize import QUANTIZED_OPERATIONS, quantized
 from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.files import write_atomically
 from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
+from deepmad_hw.planfile import PLAN_FILE, SCHEMA, WEIGHT_STEP_BYTES, WEIGHTS_FILE
 
-SCHEMA = 2
-PLAN_FILE = "plan.json"
-WEIGHTS_FILE = "weights.bin"
-WEIGHT_STEP_BYTES = 64  # from one tensor's begin to the next one's
 CANARY = "canary"
 PRECISIONS = ("fp32", "int8")
 # Small enough that no depth overflows; the biases keep activations from fading into denormal numbers.

@@ -18,7 +18,7 @@ import pyomo.environ as pyo
 from deepmad_hw import costs, entropy
 from deepmad_hw.optimize.coefficients import Coefficients, budgets_ms
 from deepmad_hw.optimize.memory import MemoryRow, memory_rows
-from deepmad_hw.optimize.solvers import NlpOutcome, nlp_solver
+from deepmad_hw.optimize.solvers import CasadiIpopt, NlpOutcome
 from deepmad_hw.optimize.surrogate import Surrogate, fit_surrogate, stage_value
 from deepmad_hw.solution import ContinuousDesign, ContinuousStage, Price
 
@@ -53,15 +53,14 @@ class _Built:
     rows: dict[str, tuple[str, list[tuple[Any, Callable[[], float]]]]] = field(default_factory=dict)
 
 
-def solve_continuous(tables: Coefficients, *, executable: bool = False) -> ContinuousResult | None:
+def solve_continuous(tables: Coefficients) -> ContinuousResult | None:
     """Return the best of a few local optima, or None where the solver finds no feasible point.
 
     Args:
         tables: the problem's tables; the latency limits are taken through a stand-in fitted to them.
-        executable: whether to use an ``ipopt`` on the PATH in place of casadi's.
     """
     built = build(tables)
-    solver = nlp_solver(built.model, executable=executable)
+    solver = CasadiIpopt(built.model)
     best: ContinuousResult | None = None
     for fraction in STARTS:
         _start(built.model, fraction)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from deepmad_hw import check
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, InfeasibleError
+from deepmad_hw.installed import versions
 from deepmad_hw.latency import LatencyModel
 from deepmad_hw.optimize.certified import Certified, certify
 from deepmad_hw.optimize.coefficients import Coefficients, coefficients
@@ -25,7 +24,6 @@ from deepmad_hw.optimize.tightest import Relaxer
 from deepmad_hw.problem import Problem
 from deepmad_hw.solution import METHODS, Solution, Status, Tightest
 
-PACKAGES = ("numpy", "scipy", "pyomo", "casadi", "highspy")
 MAX_REFUSALS = 10
 ANY_GAP = 1e6  # relative: the first design that keeps all limits is good enough
 KICKS_BEFORE_PROOF = 4 * KICKS  # a better start saves the exact solver far more than it costs
@@ -148,12 +146,6 @@ class _Run:
             seed=self.seed,
             timings_ms=tuple(self.clock.laps),
         )
-
-
-@functools.cache
-def versions() -> tuple[tuple[str, str], ...]:
-    """Return the packages that take part in a solve, with their versions."""
-    return tuple((package, importlib.metadata.version(package)) for package in PACKAGES)
 
 
 def _notes(tables: Coefficients) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Pyomo models in, points out: IPOPT from the casadi wheel, HiGHS from the highspy wheel. Layer 3 (optimize).
 
 A smooth model is written as NL (Pyomo's own writer), read by casadi, solved by its IPOPT, and the point is put back
-into the model. So no executable has to be installed; one on the PATH is used through Pyomo's interface when asked for.
+into the model. So no executable has to be installed.
 A linear model is compiled to matrices (Pyomo's own compiler) and handed to HiGHS in memory.
 """
 
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import casadi
 import highspy
@@ -26,8 +26,6 @@ import pyomo.environ as pyo
 from numpy.typing import NDArray
 from pyomo.repn.plugins.nl_writer import NLWriter
 from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
-
-from deepmad_hw.errors import MissingExtraError
 
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-8
@@ -59,13 +57,6 @@ class NlpOutcome:
     stopped: str
     iterations: int
     solve_ms: float
-
-
-class NlpSolver(Protocol):
-    """Solves one model, again from each new start."""
-
-    def solve(self) -> NlpOutcome:
-        """Solve from the model's current values; load values and, into ``model.dual``, multipliers."""
 
 
 class CasadiIpopt:
@@ -143,52 +134,6 @@ def _within(value: float, low: float | None, high: float | None) -> float:
     """Return a value moved into its bounds, which IPOPT oversteps by its tolerance."""
     value = value if low is None else max(value, low)
     return value if high is None else min(value, high)
-
-
-class ExecutableIpopt:
-    """An ``ipopt`` executable on the PATH, through Pyomo's own interface.
-
-    Args:
-        model: minimises; has an imported suffix ``dual``.
-
-    Raises:
-        MissingExtraError: there is none.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._solver = pyo.SolverFactory("ipopt")
-        if not self._solver.available(exception_flag=False):
-            raise MissingExtraError(
-                "no ipopt executable is on the PATH", where="ipopt", hint="leave the option out to use casadi's IPOPT"
-            )
-        self._solver.options["max_iter"] = MAX_ITERATIONS
-        self._solver.options["tol"] = TOLERANCE
-
-    def solve(self) -> NlpOutcome:
-        """Solve from the model's current values; load values and multipliers."""
-        started = time.perf_counter()
-        result = self._solver.solve(self._model, load_solutions=False)
-        elapsed_ms = 1000 * (time.perf_counter() - started)
-        condition, has_point = result.solver.termination_condition, bool(result.solution)
-        if has_point:
-            self._model.solutions.load_from(result)
-        return NlpOutcome(
-            converged=has_point and condition in OPTIMA,
-            stopped=str(condition),
-            iterations=0,
-            solve_ms=elapsed_ms,
-        )
-
-
-def nlp_solver(model: Any, *, executable: bool = False) -> NlpSolver:
-    """Return the solver for a smooth model.
-
-    Args:
-        model: minimises; has an imported suffix ``dual``.
-        executable: whether to use an ``ipopt`` on the PATH in place of casadi's.
-    """
-    return ExecutableIpopt(model) if executable else CasadiIpopt(model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

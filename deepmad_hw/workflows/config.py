@@ -5,7 +5,6 @@ The schema is the pydantic models below; configs/README.md explains it to people
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from deepmad_hw import entropy, families, serde, units
 from deepmad_hw.architecture import Head
-from deepmad_hw.errors import ConfigError
+from deepmad_hw.errors import ConfigError, known_names
 from deepmad_hw.families.base import Family
-from deepmad_hw.jsonfile import Json, read_json
+from deepmad_hw.jsonfile import read_json
 from deepmad_hw.problem import Limits, Problem
 from deepmad_hw.space import Space, StageSpace, geometric_grid, linear_grid
 from deepmad_hw.workflows.config_file import Document, put
@@ -126,15 +125,6 @@ def load_run(name_or_path: str | Path, *, overrides: Mapping[str, Any] | None = 
     return _run(config, document)
 
 
-def resolved(problem: Problem) -> Json:
-    """Return a problem with every default written out, as it is stored beside results.
-
-    Args:
-        problem: the problem.
-    """
-    return serde.problem_to_json(serde.ProblemFile(problem=problem))
-
-
 def find(name_or_path: str | Path) -> Path:
     """Return the file of a named problem, or the file itself.
 
@@ -151,8 +141,7 @@ def find(name_or_path: str | Path) -> Path:
         return config_folder() / f"{name}.yaml"
     if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
         raise ConfigError("no such file", where=name, hint=f"named problems: {', '.join(problem_names())}")
-    close = difflib.get_close_matches(name, problem_names(), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"named problems: {', '.join(problem_names())}"
+    hint = known_names(name, problem_names(), kind="named problems:")
     raise ConfigError(f"no problem and no file is called {name!r}", hint=hint)
 
 
@@ -191,8 +180,7 @@ class _Section(BaseModel):
             raise PydanticCustomError("section", "expected {keys}", {"keys": f"keys: {', '.join(cls.model_fields)}"})
         for key in data:
             if key not in cls.model_fields:
-                close = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(cls.model_fields)}"
+                hint = known_names(str(key), cls.model_fields, kind="known here:")
                 raise PydanticCustomError("unknown_key", "unknown key", {"key": str(key), "hint": hint})
         return data
 

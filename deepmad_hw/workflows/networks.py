@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from deepmad_hw import reference, released, serde
 from deepmad_hw.architecture import Architecture
-from deepmad_hw.errors import ConfigError, InputFileError
+from deepmad_hw.errors import ConfigError, InputFileError, known_names
 from deepmad_hw.expand import expand
 from deepmad_hw.layer import Graph
 from deepmad_hw.workflows.folders import require_architecture, require_design_file
@@ -54,9 +53,8 @@ def load_network(name_or_path: str | Path) -> Network:
     if name in released.names():
         return from_architecture(released.get(name), name=name)
     names = (*reference.names(), *released.names())
-    close = difflib.get_close_matches(name, names, n=1)
-    known = f"did you mean {close[0]!r}?" if close else f"reference networks: {', '.join(names)}"
-    raise ConfigError(f"no design and no network is called {name!r}", hint=known)
+    hint = known_names(name, names, kind="reference networks:")
+    raise ConfigError(f"no design and no network is called {name!r}", hint=hint)
 
 
 def from_architecture(architecture: Architecture, *, name: str | None = None) -> Network:

@@ -14,19 +14,23 @@ SCALES = ("lin", "log")
 SIGNIFICANT_DIGITS = 4  # of the values between the ends, which are kept as they were written
 
 
-def expanded(text: str, parse: Callable[[str], float], *, unit: str = "", where: str) -> tuple[str, ...]:
+def expanded(
+    text: str, parse: Callable[[str], float], *, show: Callable[[float], str] | None = None, where: str
+) -> tuple[str, ...]:
     """Return what a range or a list stands for, each value as a person would write it.
 
     Args:
         text: values with commas between them; ``FIRST:LAST:COUNT`` and ``FIRST:LAST:COUNT:log`` are ranges.
-        parse: reads a range's end as a number of `unit`.
-        unit: of the values between the ends.
+        parse: reads a range's end as a number.
+        show: writes a value between the ends, with its unit; without one, as a plain number.
         where: the option or key, for messages.
 
     Raises:
         ConfigError: an end or a count cannot be used, there is no such scale, or a value stands twice.
     """
-    return _distinct([value for item in text.split(",") for value in _values(item.strip(), parse, unit, where)], where)
+    return _distinct(
+        [value for item in text.split(",") for value in _values(item.strip(), parse, show or _plain, where)], where
+    )
 
 
 def latencies(text: str, *, where: str) -> tuple[str, ...]:
@@ -45,13 +49,27 @@ def latencies(text: str, *, where: str) -> tuple[str, ...]:
     )
 
 
-def _scale(item: str, where: str) -> tuple[Callable[[str], float], str]:
-    """Return how the ends of a range are read, and the unit of the values between them."""
+def _scale(item: str, where: str) -> tuple[Callable[[str], float], Callable[[float], str]]:
+    """Return how the ends of a range are read, and how the values between them are written."""
     first = item.partition(":")[0].rstrip()
     for rate in units.RATES:
         if first.endswith(rate):
-            return partial(units.parse_rate_per_s, where=where), rate
-    return partial(units.parse_time_ms, where=where), "ms"
+            return partial(units.parse_rate_per_s, where=where), partial(in_unit, unit=rate)
+    return partial(units.parse_time_ms, where=where), partial(in_unit, unit="ms")
+
+
+def in_unit(value: float, unit: str) -> str:
+    """Return a value in a unit, such as ``12.5ms``.
+
+    Args:
+        value: the value.
+        unit: the unit.
+    """
+    return f"{_plain(value)}{unit}"
+
+
+def _plain(value: float) -> str:
+    return f"{Decimal(str(value)):f}".removesuffix(".0")
 
 
 def _distinct(values: Sequence[str], where: str) -> tuple[str, ...]:
@@ -63,7 +81,7 @@ def _distinct(values: Sequence[str], where: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _values(item: str, parse: Callable[[str], float], unit: str, where: str) -> tuple[str, ...]:
+def _values(item: str, parse: Callable[[str], float], show: Callable[[float], str], where: str) -> tuple[str, ...]:
     if item.startswith("like:") or ":" not in item:
         return (item,)
     first, last, count, scale = _parts(item, where)
@@ -75,7 +93,7 @@ def _values(item: str, parse: Callable[[str], float], unit: str, where: str) -> 
         between = [low * (high / low) ** step for step in steps]
     else:
         between = [low + (high - low) * step for step in steps]
-    return (first, *(f"{Decimal(f'{value:.{SIGNIFICANT_DIGITS}g}'):f}{unit}" for value in between), last)
+    return (first, *(show(float(f"{value:.{SIGNIFICANT_DIGITS}g}")) for value in between), last)
 
 
 def _parts(item: str, where: str) -> tuple[str, str, int, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from deepmad_hw import __version__, check, serde
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import DeepmadError, InputFileError, SolverError, StorageError
+from deepmad_hw.installed import SWEEPING, versions
 from deepmad_hw.jsonfile import parse_json, plain
 from deepmad_hw.latency import LatencyModel
 from deepmad_hw.problem import Problem
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 POINTS_FOLDER = "points"
 ADDRESS_LENGTH = 12
-PACKAGES = ("numpy", "scipy", "scikit-learn", "pyomo", "casadi", "highspy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,17 +115,11 @@ def sweep(
         points=tuple(_point(answer, folder) for answer in final),
         tables=_tables(plan, paths),
         notes=sharing_notes(plan, {answer.asked.name: answer.solution for answer in final}),
-        versions=(("deepmad-hw", __version__), *versions()),
+        versions=(("deepmad-hw", __version__), *versions(SWEEPING)),
         commands=() if command is None else (command,),
     )
     write_results(folder, results)
     return results
-
-
-@functools.cache
-def versions() -> tuple[tuple[str, str], ...]:
-    """Return the packages that results depend on, with their versions."""
-    return tuple((package, importlib.metadata.version(package)) for package in PACKAGES)
 
 
 def _solved(plan: Plan, folder: Path, workers: executors.Workers) -> Iterator[tuple[_Answer, bool]]:
@@ -292,7 +285,7 @@ def _address(asked: Asked, settings: Settings, *, after: str | None) -> str:
             "problem": serde.problem_to_json(ProblemFile(problem=question.problem)),
             "tables": tables,
             "settings": plain(settings),
-            "versions": [["deepmad-hw", __version__], *versions()],
+            "versions": [["deepmad-hw", __version__], *versions(SWEEPING)],
             "after": after,
         }
     )

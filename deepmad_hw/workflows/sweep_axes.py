@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from deepmad_hw.errors import ConfigError
 from deepmad_hw.latency import CONFIDENCE
 from deepmad_hw.workflows.config import Run, load_run, parse_latency
 from deepmad_hw.workflows.design import Question, load_table, with_tables
-from deepmad_hw.workflows.ranges import expanded, latencies
+from deepmad_hw.workflows.ranges import expanded, in_unit, latencies
 from deepmad_hw.workflows.sweep_plan import Asked, Plan, Settings, each_device, line
 
 COUNTS = ("macs", "params")
@@ -126,9 +127,9 @@ def _budgets(ranges: Ranges) -> dict[str, tuple[str, ...]]:
     for name in COUNTS:
         text = getattr(ranges, name)
         if text:
-            found[name] = expanded(text, _count, where=f"--{name}")
+            found[name] = expanded(text, _count, show=units.format_count, where=f"--{name}")
     if ranges.memory:
-        found["memory"] = expanded(ranges.memory, _bytes, unit="B", where="--memory")
+        found["memory"] = expanded(ranges.memory, _bytes, show=partial(in_unit, unit="B"), where="--memory")
     return found
 
 
@@ -168,16 +169,9 @@ def _run(config: str, chosen: Mapping[str, str], overrides: Mapping[str, Any]) -
         elif key == "rho" and text:
             values["limits.rho"] = _rho(text)
         elif key == "resolution" and text:
-            values["space.resolution"] = _sides(text)
+            values["space.resolution"] = units.parse_resolution(text, where="--resolution")
     run = load_run(config, overrides=values).with_latency(requests)
     return replace(run, sweep={})
-
-
-def _sides(text: str) -> list[int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.strip().isdecimal() and len(side) < 6 for side in sides):
-        raise ConfigError(f"{text!r} is no resolution", where="--resolution", hint="say 224 or 192x256")
-    return [int(sides[0]), int(sides[-1])]
 
 
 def _count(text: str) -> float:

@@ -1,6 +1,8 @@
 """``deepmad-hw sweep`` as a user calls it."""
 
+import itertools
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -39,9 +41,9 @@ def test_a_sweep_certifies_every_point_and_never_falls(run, config, tmp_path):
     assert data["schema"] == 1
     assert [point["status"] for point in data["points"]] == ["certified"] * 4
     results = load_results(tmp_path / "out")
-    assert [point.name for point in results.points] == ["4M", "16000000", "28000000", "40M"]
+    assert [point.name for point in results.points] == ["4M", "16M", "28M", "40M"]
     assert objectives(results) == sorted(objectives(results))
-    assert [point.warm_start for point in results.points] == [None, "4M", "16000000", "28000000"]
+    assert [point.warm_start for point in results.points] == [None, "4M", "16M", "28M"]
     for point in results.points:
         assert run("verify", tmp_path / "out" / point.folder).code == 0
 
@@ -49,6 +51,34 @@ def test_a_sweep_certifies_every_point_and_never_falls(run, config, tmp_path):
 def test_the_same_command_solves_nothing_again(run, config, tmp_path):
     words = ("sweep", config, "--macs", "4M,8M", "--out", tmp_path / "out", "--jobs", 1, "--method", "fast")
     assert run(*words).code == 0
+    stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "points").rglob("*.json")}
+    assert run(*words).code == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "points").rglob("*.json")} == stored
+
+
+def test_a_sweep_stores_the_command_that_makes_it_again(run, config, tmp_path):
+    chosen = (
+        "--macs",
+        "4M,8M",
+        "--set",
+        "limits.rho=0.4",
+        "--set",
+        "limits.params=9M",
+        "--method",
+        "fast",
+        "--seed",
+        3,
+    )
+    ran = run("sweep", config, *chosen, "--seed", 3, "--allow-uncovered", "--out", tmp_path / "out", "--jobs", 1)
+    assert ran.code == 0, ran.err
+    (command,) = load_results(tmp_path / "out").commands
+    program, *words = shlex.split(command)
+    assert (program, words[-2:]) == ("deepmad-hw", ["--out", str(tmp_path / "out")])
+    given = dict(itertools.pairwise(words))
+    assert [given[name] for name in ("--macs", "--method", "--seed", "--gap")] == ["4M,8M", "fast", "3", "0.5%"]
+    assert words.count("--set") == 2
+    assert "--allow-uncovered" in words
+    assert not {"--jobs", "--json", "--measure", "--no-measure"} & set(words)
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "points").rglob("*.json")}
     assert run(*words).code == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "points").rglob("*.json")} == stored

@@ -16,6 +16,7 @@ from deepmad_hw import serde
 from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.exporters.weights import read_weights
+from deepmad_hw.jsonfile import write_json
 from deepmad_hw.workflows.export import export
 
 pytestmark = pytest.mark.checkout
@@ -39,7 +40,7 @@ OPTIONS = (
 @pytest.fixture
 def network_file(tmp_path):
     """Return the JSON of a tiny network of 1000 classes."""
-    serde.write_architecture(tmp_path / "tiny.json", NETWORK)
+    write_json(tmp_path / "tiny.json", serde.architecture_to_json(NETWORK))
     return tmp_path / "tiny.json"
 
 

@@ -8,7 +8,6 @@ import pytest
 from small_problems import small_problem
 
 from deepmad_hw import check, costs, entropy, families
-from deepmad_hw.errors import MissingExtraError
 from deepmad_hw.optimize import continuous, solvers
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.solve import solve
@@ -27,7 +26,7 @@ def test_casadi_returns_the_known_optimum_and_multiplier():
     model.x = pyo.Var(bounds=(-10, 10), initialize=0.0)
     model.cap = pyo.Constraint(expr=model.x <= 1)
     model.cost = pyo.Objective(expr=(model.x - 2) ** 2)
-    outcome = solvers.nlp_solver(model).solve()
+    outcome = solvers.CasadiIpopt(model).solve()
     assert outcome.converged
     assert model.x.value == pytest.approx(1.0, abs=1e-6)
     assert model.dual[model.cap] == pytest.approx(-2.0, abs=1e-5)  # a looser cap lowers the cost by 2 per unit
@@ -39,14 +38,7 @@ def test_infeasible_model_is_no_convergence():
     model.x = pyo.Var(bounds=(0, 1), initialize=0.5)
     model.out_of_reach = pyo.Constraint(expr=pyo.exp(model.x) >= 5)
     model.cost = pyo.Objective(expr=model.x**2)
-    assert not solvers.nlp_solver(model).solve().converged
-
-
-def test_missing_executable_is_named(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    model = pyo.ConcreteModel()
-    with pytest.raises(MissingExtraError, match="ipopt"):
-        solvers.nlp_solver(model, executable=True)
+    assert not solvers.CasadiIpopt(model).solve().converged
 
 
 @pytest.mark.parametrize("family", families.names())

@@ -72,30 +72,6 @@ def test_the_solvers_own_words_go_to_a_file_when_asked_for_and_never_to_the_term
     assert (file.is_file() and "HiGHS" in file.read_text(encoding="utf-8")) is log
 
 
-@pytest.mark.parametrize("point", [True, False])
-@pytest.mark.parametrize("condition", pyo.TerminationCondition, ids=str)
-def test_an_executable_converges_at_an_optimum_only(condition, point, monkeypatch):
-    class Answers:
-        def __init__(self):
-            self.options = {}
-
-        def available(self, exception_flag):
-            return True
-
-        def solve(self, model, load_solutions):
-            solution = [{"x": 1.0}] if point else []
-            return SimpleNamespace(solver=SimpleNamespace(termination_condition=condition), solution=solution)
-
-    model = pyo.ConcreteModel()
-    model.x = pyo.Var(initialize=0.0)
-    monkeypatch.setattr(pyo, "SolverFactory", lambda _: Answers())
-    monkeypatch.setattr(type(model.solutions), "load_from", lambda self, result: model.x.set_value(1.0))
-    outcome = solvers.nlp_solver(model, executable=True).solve()
-    good = {"optimal", "locallyOptimal", "globallyOptimal"}
-    assert outcome.converged == (point and str(condition) in good)
-    assert model.x.value == (1.0 if point else 0.0)
-
-
 @contextlib.contextmanager
 def sigint(handler):
     """Answer Ctrl-C with a handler, however these tests were started, and find that it is the same afterwards."""

@@ -10,7 +10,6 @@ from deepmad_hw import reference
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.exporters.operation_probes import operation_probes, operations
 from deepmad_hw.exporters.probes import PLAN_FILE, PackedProbe, canary, write_plan
-from profilers import plan as device_plan
 from profilers.plan import LAYERS, NETWORK, read_plan
 
 
@@ -95,12 +94,6 @@ def test_weights_are_counted_in_bytes(tmp_path, graph):
 def test_a_plan_is_known_by_the_digest_of_its_text(packed):
     plan = packed()
     assert plan.sha256 == hashlib.sha256((plan.folder / PLAN_FILE).read_bytes()).hexdigest()
-
-
-def test_the_two_sides_name_the_same_file_and_schema():
-    from deepmad_hw.exporters import probes
-
-    assert (probes.PLAN_FILE, probes.SCHEMA) == (device_plan.PLAN_FILE, device_plan.SCHEMA)
 
 
 @pytest.mark.parametrize("names", [("net", "net"), ("canary",)])

@@ -20,6 +20,7 @@ from deepmad_hw.errors import (
 from deepmad_hw.expand import expand
 from deepmad_hw.exporters.onnx_graph import architecture_metadata, export_model, initial_weights, save
 from deepmad_hw.exporters.probes import write_plan
+from deepmad_hw.jsonfile import write_json
 from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement
 from deepmad_hw.serde_table import write_table
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
@@ -389,7 +390,7 @@ def test_a_subject_is_known_by_file_folder_or_name(tmp_path):
     assert [values.shape for values in file.values.values()] == [(1, 3, 32, 32)]
     assert [node.spec for node in file.graph] == [node.spec for node in expand(found)]
 
-    serde.write_architecture(tmp_path / "shape.json", found)
+    write_json(tmp_path / "shape.json", serde.architecture_to_json(found))
     numbers = subject(tmp_path / "shape.json")
     assert (numbers.name, numbers.data, numbers.batch) == ("shape", None, None)
 

@@ -176,8 +176,8 @@ def test_a_stored_problem_is_a_run_file_too(tmp_path):
         load_run(tmp_path / "problem.json", overrides={"grid": "fine"})
 
 
-def test_resolved_writes_every_default_out(write):
-    stored = config.resolved(load_problem(write(GOOD)))
+def test_a_stored_problem_has_every_default_written_out(write):
+    stored = serde.problem_to_json(serde.ProblemFile(problem=load_problem(write(GOOD))))
     assert stored["space"]["stages"][0]["out"] == [32, 40, 48, 56, 64]
     assert stored["penalty"] == "std"
     assert serde.problem_from_json(stored).problem == load_problem(write(GOOD))

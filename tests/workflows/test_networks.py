@@ -5,6 +5,7 @@ import pytest
 from deepmad_hw import released, serde
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.expand import expand
+from deepmad_hw.jsonfile import write_json
 from deepmad_hw.reference import get
 from deepmad_hw.workflows.design import save_design
 from deepmad_hw.workflows.export import check_exported, export
@@ -26,7 +27,7 @@ def test_a_designs_folder_is_the_design_under_the_folders_name(folder, architect
 
 def test_a_design_or_architecture_file_is_the_network(folder, architecture, tmp_path):
     assert load_network(folder / "design.json").architecture == architecture
-    serde.write_architecture(tmp_path / "mine.json", architecture)
+    write_json(tmp_path / "mine.json", serde.architecture_to_json(architecture))
     assert load_network(tmp_path / "mine.json").graph.name == "mine"
 
 

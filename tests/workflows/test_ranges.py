@@ -1,14 +1,16 @@
 """Ranges and lists of budgets."""
 
+from functools import partial
+
 import pytest
 
 from deepmad_hw import units
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.workflows.ranges import expanded, latencies
+from deepmad_hw.workflows.ranges import expanded, in_unit, latencies
 
 
 def times(text):
-    return expanded(text, units.parse_time_ms, unit="ms", where="--latency")
+    return expanded(text, units.parse_time_ms, show=partial(in_unit, unit="ms"), where="--latency")
 
 
 def test_a_range_keeps_its_ends_as_they_were_written_and_steps_evenly():
@@ -43,7 +45,8 @@ def test_a_range_of_a_throughput_and_a_time_is_one_line(text, said):
 
 
 def test_large_counts_are_written_without_an_exponent():
-    assert expanded("1G:3G:3", units.parse_count, where="--macs") == ("1G", "2000000000", "3G")
+    assert expanded("1G:3G:3", units.parse_count, show=units.format_count, where="--macs") == ("1G", "2G", "3G")
+    assert expanded("0.6G:1.8G:6", units.parse_count, show=units.format_count, where="--macs")[1:3] == ("840M", "1.08G")
 
 
 @pytest.mark.parametrize(

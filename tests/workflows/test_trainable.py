@@ -10,6 +10,7 @@ from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.exporters.onnx_read import graph_of
 from deepmad_hw.exporters.verify import compare, run_onnx
 from deepmad_hw.exporters.weights import save_weights
+from deepmad_hw.jsonfile import write_json
 from deepmad_hw.workflows.export import export
 from deepmad_hw.workflows.networks import adapted, from_architecture, load_network
 
@@ -79,7 +80,7 @@ def test_weights_of_other_classes_name_the_flag(trained, tmp_path):
 
 def test_a_network_is_named_by_record_file_or_reference(tmp_path):
     architecture = _architecture("mbconv")
-    serde.write_architecture(tmp_path / "net.json", architecture)
+    write_json(tmp_path / "net.json", serde.architecture_to_json(architecture))
     states = [
         dm.trainable(each).state_dict()
         for each in (architecture, tmp_path / "net.json", from_architecture(architecture))
