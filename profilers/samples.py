@@ -23,9 +23,9 @@ MAX_WAITED = 0.05  # time that threads waited for a processor, over the unit's t
 MAX_CANARY_SWING = 1.12  # largest over smallest canary block within the unit
 MAX_CANARY_LEVEL = 1.15  # its canary over that of the other units; smaller drift is divided out
 MAX_OWN_LEVEL = 1.25  # its network over what that took in the best quarter of any round, both over the canary
-MAX_GAP = 0.1  # of the median, between two neighbours of the sorted times that part them into two crowds
-MIN_CROWD = 0.25  # share of the times that makes a crowd
-MIN_RUNS_OF_CROWDS = 12  # fewer say nothing about crowds
+MAX_MODE_GAP = 0.1  # of the median, between two neighbours of the sorted times that part them into two crowds
+MIN_MODE_SHARE = 0.25  # share of the times that makes a least
+MIN_BIMODAL_RUNS = 12  # fewer say nothing about crowds
 
 LEAST_KEPT = 0.1  # share of a node's profiled time that is left to it, whatever the profiler is said to add
 
@@ -92,7 +92,7 @@ def _disturbed(block: Unit) -> bool:
         or (block.stolen is not None and block.stolen > MAX_STOLEN)
         or (block.waited is not None and block.waited > MAX_WAITED)
         or _swings(block)
-        or two_crowds(block.total_us)
+        or bimodal(block.total_us)
     )
 
 
@@ -112,7 +112,7 @@ def disturbances(units: Sequence[Unit]) -> tuple[str, ...]:
         f"waited {statistics.median(waited):.0%}" if waited else "",
         f"canary swings by {statistics.median(swings) - 1:.0%}" if swings else "",
         f"throttled: {', '.join(throttled)}" if throttled else "",
-        "runs of two speeds" if any(two_crowds(part.total_us) for part in found) else "",
+        "runs of two speeds" if any(bimodal(part.total_us) for part in found) else "",
     )
     return tuple(filter(None, shown))
 
@@ -130,17 +130,17 @@ def _key(block: Unit) -> Key:
     return block.probe, block.round, block.block
 
 
-def two_crowds(times: Sequence[float]) -> bool:
+def bimodal(times: Sequence[float]) -> bool:
     """Return whether times gather around two values instead of one.
 
     Args:
         times: of single runs, in any unit.
     """
-    if len(times) < MIN_RUNS_OF_CROWDS:
+    if len(times) < MIN_BIMODAL_RUNS:
         return False
-    ordered, crowd = sorted(times), math.ceil(MIN_CROWD * len(times))
-    inner = ordered[crowd - 1 : len(ordered) - crowd + 1]
-    return max(right - left for left, right in itertools.pairwise(inner)) > MAX_GAP * statistics.median(ordered)
+    ordered, least = sorted(times), math.ceil(MIN_MODE_SHARE * len(times))
+    inner = ordered[least - 1 : len(ordered) - least + 1]
+    return max(right - left for left, right in itertools.pairwise(inner)) > MAX_MODE_GAP * statistics.median(ordered)
 
 
 def calm_rounds(units: Iterable[Unit]) -> set[tuple[str, int]]:
@@ -176,7 +176,7 @@ def _beyond_their_best(found: Sequence[Unit]) -> set[Key]:
     steady = [part for part in found if not _swings(part)]
     best: dict[str, float] = {}
     for part in steady:
-        quarter = sorted(part.total_us)[math.ceil(MIN_CROWD * len(part.total_us)) - 1] / canary_level_us(part)
+        quarter = sorted(part.total_us)[math.ceil(MIN_MODE_SHARE * len(part.total_us)) - 1] / canary_level_us(part)
         best[part.probe] = min(best.get(part.probe, quarter), quarter)
     return {
         _key(part)

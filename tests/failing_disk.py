@@ -20,7 +20,7 @@ from pathlib import Path
 # What the commands need is imported before the forks.
 import deepmad_hw.exporters.torch_module
 import deepmad_hw.optimize.continuous
-import deepmad_hw.optimize.fast
+import deepmad_hw.optimize.local_search
 import deepmad_hw.workflows.design
 import deepmad_hw.workflows.export
 import deepmad_hw.workflows.imports.tinynas

@@ -12,7 +12,7 @@ from deepmad_hw.cli import options, output
 from deepmad_hw.errors import InputFileError
 
 if TYPE_CHECKING:
-    from deepmad_hw.workflows.ladder import Rung
+    from deepmad_hw.workflows.parity import ParityStep
 
 
 def verify(
@@ -71,39 +71,39 @@ def _verify_file(path: Path, *, json: bool) -> None:
 
 
 def _climb(forms: list[str], *, weights: Path | None, inputs: Path | None, images: int, seed: int, json: bool) -> None:
-    from deepmad_hw.workflows.ladder import broken, climb
+    from deepmad_hw.workflows.parity import broken, parity_steps
 
     with output.progress(f"running {len(forms)} forms of the network", total=len(forms)) as steps:
-        rungs = climb(
+        chain = parity_steps(
             forms,
             weights=weights,
             inputs=inputs,
             images=images,
             seed=seed,
-            on_rung=lambda done: steps.advance(done=done),
+            on_step=lambda done: steps.advance(done=done),
         )
-    worst = broken(rungs)
+    worst = broken(chain)
     if json:
         name = worst.name if worst is not None else None
-        output.answer_json({"schema": 1, "rungs": [asdict(rung) for rung in rungs], "broken": name})
+        output.answer_json({"schema": 1, "rungs": [asdict(step) for step in chain], "broken": name})
     else:
-        _show(rungs)
+        _show(chain)
     if worst is not None:
-        below = rungs[rungs.index(worst) - 1]
+        below = chain[chain.index(worst) - 1]
         hint = "give the weights it was made with: --weights" if below.runtime == "torch" and weights is None else None
         raise InputFileError(f"differs from {below.name}: {'; '.join(worst.faults)}", where=worst.name, hint=hint)
 
 
-def _show(rungs: tuple[Rung, ...]) -> None:
+def _show(chain: tuple[ParityStep, ...]) -> None:
     columns = ("form", "runtime", "precision", "max", "mean", "p99", "cosine", "top-1", "")
-    rows = [(rung.name, rung.runtime, rung.precision, *_figures(rung)) for rung in rungs]
+    rows = [(step.name, step.runtime, step.precision, *_figures(step)) for step in chain]
     output.table(columns, rows, title="differences from the line above", numbers=range(3, 8))
 
 
-def _figures(rung: Rung) -> tuple[str, ...]:
-    found = rung.parity
+def _figures(step: ParityStep) -> tuple[str, ...]:
+    found = step.parity
     if found is None:
         return ("", "", "", "", "", "reference")
     top1 = "" if found.top1_agreement is None else f"{found.top1_agreement:.2%}"
     differences = (f"{value:.2g}" for value in (found.max_abs, found.mean_abs, found.p99_abs))
-    return (*differences, f"{found.cosine:.6f}", top1, "broken" if rung.faults else "ok")
+    return (*differences, f"{found.cosine:.6f}", top1, "broken" if step.faults else "ok")

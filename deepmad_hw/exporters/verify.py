@@ -25,7 +25,7 @@ PRECISIONS = ("fp32", "fp16", "int8")  # from fine to coarse
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """How far a rung may be from the one below it.
+    """How far a step may be from the one below it.
 
     Args:
         relative_max: largest difference, as a share of the largest reference value; None sets no limit.
@@ -71,7 +71,7 @@ def breaches(parity: Parity, tolerance: Tolerance) -> tuple[str, ...]:
     """Return what is beyond a tolerance, each in a few words.
 
     Args:
-        parity: how far a rung is from the one below.
+        parity: how far a step is from the one below.
         tolerance: how far it may be.
     """
     found = []

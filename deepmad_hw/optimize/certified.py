@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pyomo.core.expr import LinearExpression
 
 from deepmad_hw import entropy
+from deepmad_hw.optimize.bound_tightening import tighten
 from deepmad_hw.optimize.coefficients import Coefficients
-from deepmad_hw.optimize.knots import narrow
 from deepmad_hw.optimize.milp import Milp, Range, Sum, build, log_fan_in_ranges
 from deepmad_hw.optimize.solvers import HighsModel
 
@@ -155,7 +155,7 @@ def _reduced(
     state.target = state.objective + GAP_SHARE * gap * abs(state.objective)
     spare = math.inf
     for _ in range(MAX_REDUCTIONS):
-        narrowed = narrow(tables, ranges, state.design, state.target, threads=threads, deadline=deadline)
+        narrowed = tighten(tables, ranges, state.design, state.target, threads=threads, deadline=deadline)
         if narrowed is None:
             break
         state.bound = min(state.bound, max(narrowed.bound, state.target))

@@ -18,7 +18,7 @@ from deepmad_hw.latency import LatencyModel
 from deepmad_hw.optimize.certified import Certified, certify
 from deepmad_hw.optimize.coefficients import Coefficients, coefficients
 from deepmad_hw.optimize.continuous import ContinuousResult, solve_continuous
-from deepmad_hw.optimize.fast import KICKS, Search
+from deepmad_hw.optimize.local_search import PERTURBATIONS, LocalSearch
 from deepmad_hw.optimize.reach import reachable
 from deepmad_hw.optimize.tightest import Relaxer
 from deepmad_hw.problem import Problem
@@ -26,7 +26,7 @@ from deepmad_hw.solution import METHODS, Solution, Status, Tightest
 
 MAX_REFUSALS = 10
 ANY_GAP = 1e6  # relative: the first design that keeps all limits is good enough
-KICKS_BEFORE_PROOF = 4 * KICKS  # a better start saves the exact solver far more than it costs
+PERTURBATIONS_BEFORE_PROOF = 4 * PERTURBATIONS  # a better start saves the exact solver far more than it costs
 
 
 def solve(
@@ -158,8 +158,8 @@ def _local(run: _Run) -> Solution:
     return run.answer(Status.LOCAL, run.continuous.stopped)
 
 
-def _fast(run: _Run, *, deadline: float, kicks: int = KICKS) -> Solution:
-    search = Search(run.tables, seed=run.seed, kicks=kicks, deadline=deadline)
+def _fast(run: _Run, *, deadline: float, perturbations: int = PERTURBATIONS) -> Solution:
+    search = LocalSearch(run.tables, seed=run.seed, perturbations=perturbations, deadline=deadline)
     start = run.continuous.design if run.continuous else None
     notes: list[str] = []
     for _ in range(MAX_REFUSALS):
@@ -180,7 +180,7 @@ def _fast(run: _Run, *, deadline: float, kicks: int = KICKS) -> Solution:
 
 
 def _fast_or_none(run: _Run, *, threads: int, deadline: float) -> Solution:
-    """Search; where that finds nothing, ask the exact model for any design, or the proof that there is none."""
+    """LocalSearch; where that finds nothing, ask the exact model for any design, or the proof that there is none."""
     fast = _fast(run, deadline=deadline)
     if fast.status is not Status.FAILED:
         return fast
@@ -199,7 +199,7 @@ def _proved_infeasible(run: _Run, outcome: Certified, fast: Solution, *, threads
 
 
 def _certified(run: _Run, *, gap: float, threads: int, deadline: float) -> Solution:
-    fast = _fast(run, deadline=deadline, kicks=KICKS if run.known else KICKS_BEFORE_PROOF)
+    fast = _fast(run, deadline=deadline, perturbations=PERTURBATIONS if run.known else PERTURBATIONS_BEFORE_PROOF)
     if fast.status is Status.INFEASIBLE:
         return _with_needs(run, fast, threads=threads, deadline=deadline)
     start = None if fast.architecture is None else run.tables.encode(fast.architecture)

@@ -139,7 +139,7 @@ def test_a_design_that_is_not_certified_ends_with_5(run, config, monkeypatch):
 
 @pytest.mark.parametrize("status", STATUSES, ids=lambda status: status.name)
 def test_whatever_the_solver_says_exit_0_is_a_design_that_verify_takes(run, config, tmp_path, monkeypatch, status):
-    monkeypatch.setattr(solving.Search, "run", lambda *_, **__: None)
+    monkeypatch.setattr(solving.LocalSearch, "run", lambda *_, **__: None)
     monkeypatch.setattr(certified, "MAX_SOLVES", 2)
     for point, claim in (("none", None), ("breaks a limit", None), ("no numbers", None), ("good", None), ("good", 1e9)):
         monkeypatch.setattr(highspy, "Highs", lying_highs(status, point, claim))

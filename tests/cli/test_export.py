@@ -39,7 +39,7 @@ def test_the_ladder_is_shown_and_passes(run, digits, exported):
     ]
 
 
-def test_a_broken_rung_is_named_and_exits_3(run, digits, exported):
+def test_a_broken_step_is_named_and_exits_3(run, digits, exported):
     network, _ = digits
     ran = run("verify", exported("onnx"), "--against", network, "--images", "32", "--json")
     answer = json.loads(ran.out)

@@ -17,7 +17,7 @@ from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import InputFileError, NotCoveredError
 from deepmad_hw.exporters import onnx_loader
 from deepmad_hw.serde import architecture_to_json
-from deepmad_hw.workflows import bench, export, ladder, networks
+from deepmad_hw.workflows import bench, export, networks, parity
 
 TINY = Architecture(
     family="mbconv_se",
@@ -347,7 +347,7 @@ def test_a_mutated_file_is_read_or_refused_in_one_line(tmp_path, monkeypatch, or
         bench.subject,
         networks.load_network,
         export.check_exported,
-        lambda path: ladder.climb([path, path]),
+        lambda path: parity.parity_steps([path, path]),
     ],
     ids=["bench and like:", "design, export", "verify, export", "verify --against"],
 )

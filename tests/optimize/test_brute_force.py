@@ -75,7 +75,7 @@ def test_a_search_that_finds_nothing_proves_that_there_is_nothing(index):
 
 def test_a_search_that_finds_nothing_asks_the_exact_model_for_any_design(monkeypatch):
     problem, models = small_problem("bottleneck", "plain", 3)
-    monkeypatch.setattr(solving.Search, "run", lambda *_, **__: None)
+    monkeypatch.setattr(solving.LocalSearch, "run", lambda *_, **__: None)
     solution = solve(problem, models, method="fast")
     assert (solution.status, solution.bound) == (Status.FEASIBLE, None)
     assert check.refusals(problem, solution.architecture, solution.evaluation) == ()

@@ -37,7 +37,7 @@ def runs(monkeypatch):
 def test_time_limit_gap_and_threads_reach_every_run_of_the_solver(feasible, runs, monkeypatch):
     problem, models = small_problem("basic", "plain", 1)
     problem = problem if feasible else with_limit(problem, "macs", 0.3 * problem.limits.macs)
-    monkeypatch.setattr(solving.Search, "run", lambda *_, **__: None)
+    monkeypatch.setattr(solving.LocalSearch, "run", lambda *_, **__: None)
     solution = solve(problem, models, gap=0.02, time_limit_s=37.0, threads=2)
     assert solution.status is (Status.CERTIFIED if feasible else Status.INFEASIBLE)
     searches = [run for run in runs if not run.solve_relaxation]
@@ -51,7 +51,7 @@ def test_time_limit_gap_and_threads_reach_every_run_of_the_solver(feasible, runs
 
 def test_no_time_is_no_search(runs, monkeypatch):
     problem, models = small_problem("basic", "plain", 1)
-    monkeypatch.setattr(solving.Search, "run", lambda *_, **__: None)
+    monkeypatch.setattr(solving.LocalSearch, "run", lambda *_, **__: None)
     solution = solve(problem, models, time_limit_s=1e-9)
     assert solution.status is Status.FAILED
     assert all(run.left_s <= 1e-9 for run in runs)

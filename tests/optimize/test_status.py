@@ -23,7 +23,7 @@ from deepmad_hw.optimize import certified
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
-from deepmad_hw.optimize.fast import Found
+from deepmad_hw.optimize.local_search import Found
 from deepmad_hw.optimize.solve import solve
 from deepmad_hw.problem import Limits, Problem
 from deepmad_hw.serde import ProblemFile, TableReference
@@ -79,7 +79,7 @@ def test_nothing_is_certified_without_a_checked_design_and_a_close_bound_above_i
     good = point in ("good", "wrong objective")
     cases = [(claim, None) for claim in (CLAIMS if point == "good" else ["tight"])] + [("tight", kept[1])]
     for claim, start in cases:
-        monkeypatch.setattr(solving.Search, "run", lambda *_, start=start, **__: _found(start))
+        monkeypatch.setattr(solving.LocalSearch, "run", lambda *_, start=start, **__: _found(start))
         monkeypatch.setattr(highspy, "Highs", lying_highs(status, point, CLAIMS[claim] * best))
         solution = solve(problem, {}, gap=GAP, time_limit_s=LONG_S)
         _assert_honest(solution, problem, {})

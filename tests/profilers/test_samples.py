@@ -267,15 +267,15 @@ def test_threads_that_waited_for_a_processor_make_a_unit_untrustworthy():
     ("times", "found"),
     [
         ([100.0] * 8 + [120.0] * 8, True),
-        ([100.0] * 12 + [120.0] * 4, True),  # a quarter is a crowd
+        ([100.0] * 12 + [120.0] * 4, True),  # a quarter is a least
         ([100.0] * 13 + [120.0] * 3, False),  # less are stragglers
         ([100.0, 120.0] * 5, False),  # ten runs say nothing
-        ([100.0 + index for index in range(40)], False),  # wide, but one crowd
+        ([100.0 + index for index in range(40)], False),  # wide, but one least
         ([100.0] * 8 + [109.0] * 8, False),
     ],
 )
 def test_two_speeds_within_a_unit_are_seen(times, found):
-    assert samples.two_crowds(times) is found
+    assert samples.bimodal(times) is found
     assert samples.disturbed(unit("a", total=times)) is found
 
 

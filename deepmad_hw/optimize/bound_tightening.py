@@ -41,7 +41,7 @@ SLACK = 1e-3  # relative, by which the relaxation's optimum may fall when ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Narrowed:
+class Tightened:
     """What one round leaves.
 
     Args:
@@ -60,9 +60,9 @@ class Narrowed:
         return any(bool((known.least > known.most).all()) for known in self.ranges)
 
 
-def narrow(
+def tighten(
     tables: Coefficients, ranges: Sequence[Range], design: Ints, target: float, *, threads: int, deadline: float
-) -> Narrowed | None:
+) -> Tightened | None:
     """Return a bound, and what may still hold a design better than a target; None if there was no time for any.
 
     Args:
@@ -73,13 +73,13 @@ def narrow(
         threads: of the solver.
         deadline: `time.monotonic` at which to stop.
     """
-    master = _Master(build(tables, ranges=ranges), ranges, design, threads=threads, deadline=deadline)
+    master = _RestrictedMaster(build(tables, ranges=ranges), ranges, design, threads=threads, deadline=deadline)
     objective = master.maximise(master.milp.objective, enough=target)
     if objective is None:
         return None
     if objective.bound <= target:
-        return Narrowed(tables=tables, ranges=list(ranges), bound=objective.bound)
-    master.demand(target)
+        return Tightened(tables=tables, ranges=list(ranges), bound=objective.bound)
+    master.set_cutoff(target)
     found = [ranges[0]]
     for known, stage in zip(ranges[1:], master.milp.stages, strict=True):
         most, least = (master.maximise(Sum().add(stage.log_fan_in, sign)) for sign in (1.0, -1.0))
@@ -90,7 +90,7 @@ def narrow(
             )
         )
     kept = master.kept(objective, design, target)
-    return Narrowed(tables=restricted(tables, kept), ranges=found, bound=objective.bound)
+    return Tightened(tables=restricted(tables, kept), ranges=found, bound=objective.bound)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -106,7 +106,7 @@ class _Gains:
     columns: Floats
 
 
-class _Master:
+class _RestrictedMaster:
     """The relaxation with rows added up between knots, over the columns that were asked for so far.
 
     Args:
@@ -169,7 +169,7 @@ class _Master:
             self._add(missing, costs)
         return best
 
-    def demand(self, target: float) -> None:
+    def set_cutoff(self, target: float) -> None:
         """Look at designs of at least some objective from here on.
 
         Args:
@@ -210,13 +210,13 @@ class _Master:
     # --- pricing ---
 
     def _priced(self, costs: Floats, prices: Floats, constant: float) -> _Gains:
-        demand = min(float(prices[-1]), 0.0) if len(prices) > len(self._rhs) else 0.0
+        set_cutoff = min(float(prices[-1]), 0.0) if len(prices) > len(self._rhs) else 0.0
         prices = prices[: len(self._rhs)]
         prices = np.where(self._kinds > 0, np.maximum(prices, 0.0), prices)
         prices = np.where(self._kinds < 0, np.minimum(prices, 0.0), prices)
-        gains: Floats = costs - self._columns @ (self._spread.T @ prices) - demand * self._objective
+        gains: Floats = costs - self._columns @ (self._spread.T @ prices) - set_cutoff * self._objective
         self._count_sums_with_widths(gains)
-        worth = float(prices @ self._rhs) + demand * self._demanded + constant
+        worth = float(prices @ self._rhs) + set_cutoff * self._demanded + constant
         bound = worth + self._most(gains)
         return _Gains(bound=bound + SAFETY * abs(bound), columns=gains)
 

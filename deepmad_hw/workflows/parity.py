@@ -19,8 +19,8 @@ IMAGES = 256  # fewer say little of top-1 agreement
 
 # What runs a file, by its suffix: a function from path and images to a `Run`. Anything else is run in PyTorch.
 RUNNERS = {
-    ".onnx": "deepmad_hw.workflows.ladder:run_onnx",
-    ".plan": "deepmad_hw.workflows.ladder:run_engine",
+    ".onnx": "deepmad_hw.workflows.parity:run_onnx",
+    ".plan": "deepmad_hw.workflows.parity:run_engine",
 }
 
 
@@ -40,14 +40,14 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rung:
+class ParityStep:
     """One form of the network beside the one below it.
 
     Args:
         name: as it was given.
         runtime: what ran it.
         precision: numbers it computes in.
-        parity: how far it is from the rung below; None for the lowest.
+        parity: how far it is from the step below; None for the lowest.
         tolerance: how far it may be; None for the lowest.
         faults: what is beyond the tolerance.
     """
@@ -60,15 +60,15 @@ class Rung:
     faults: tuple[str, ...] = ()
 
 
-def climb(
+def parity_steps(
     forms: Sequence[str | Path],
     *,
     weights: Path | None = None,
     inputs: Path | None = None,
     images: int = IMAGES,
     seed: int = 0,
-    on_rung: Callable[[int], None] = lambda done: None,
-) -> tuple[Rung, ...]:
+    on_step: Callable[[int], None] = lambda done: None,
+) -> tuple[ParityStep, ...]:
     """Run every form on the same images and compare each with the one before it.
 
     Args:
@@ -78,10 +78,10 @@ def climb(
         inputs: images (.npz); None takes random ones.
         images: how many random ones.
         seed: of the random images, and of untrained weights.
-        on_rung: told how many forms were run.
+        on_step: told how many forms were run.
 
     Returns:
-        One rung per form. The first with faults is the form that went wrong.
+        One step per form. The first with faults is the form that went wrong.
 
     Raises:
         ConfigError: fewer than two forms, a network above a file, or outputs that cannot be compared.
@@ -93,29 +93,29 @@ def climb(
     _require_order(forms)
     shape = _image_shape(forms[0])
     pictures = _pictures(inputs, shape, images=images, seed=seed)
-    rungs: list[Rung] = []
+    chain: list[ParityStep] = []
     below: Run | None = None
     for done, form in enumerate(forms, 1):
         run = _run(form, pictures, weights=weights, seed=seed)
-        rung = Rung(name=str(form), runtime=run.runtime, precision=run.precision)
+        step = ParityStep(name=str(form), runtime=run.runtime, precision=run.precision)
         if below is not None:
             coarsest = max(run.precision, below.precision, key=PRECISIONS.index)
             parity = compare_outputs(below.outputs, run.outputs)
             tolerance = TOLERANCES[coarsest]
-            rung = replace(rung, parity=parity, tolerance=tolerance, faults=breaches(parity, tolerance))
-        rungs.append(rung)
+            step = replace(step, parity=parity, tolerance=tolerance, faults=breaches(parity, tolerance))
+        chain.append(step)
         below = run
-        on_rung(done)
-    return tuple(rungs)
+        on_step(done)
+    return tuple(chain)
 
 
-def broken(rungs: Sequence[Rung]) -> Rung | None:
-    """Return the lowest rung that is too far from the one below it, if any.
+def broken(chain: Sequence[ParityStep]) -> ParityStep | None:
+    """Return the lowest step that is too far from the one below it, if any.
 
     Args:
-        rungs: as `climb` returned them.
+        chain: as `parity_steps` returned them.
     """
-    return next((rung for rung in rungs if rung.faults), None)
+    return next((step for step in chain if step.faults), None)
 
 
 def run_onnx(path: Path, images: Images) -> Run:

@@ -1,7 +1,9 @@
-"""An integer design in a moment: round the continuous point, then climb over the exact tables. Layer 3 (optimize).
+"""Iterated local search: round the continuous point, ascend over the exact tables, perturb, repeat. Layer 3 (optimize).
 
 Moves change one choice by a step or two, or two or three choices at once; every neighbour is evaluated with the true
 tables, the true depth penalty and every limit. The result is a good design, and nothing is proved about it.
+
+Source: Lourenco, Martin and Stuetzle, "Iterated Local Search", Handbook of Metaheuristics, 2003.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 ROUNDINGS = 2000  # of the continuous point
-STRANGERS = 2000  # random designs, for problems whose continuous point says nothing
-KICKS = 60  # restarts from a shaken best design
-KICK_MOVES = 6
-DETOUR = 0.02  # relative objective below the best from where a restart may go on
-EXCHANGE = 2.0  # relative objective given up to come nearer to a limit by a relative 1; doubled until limits hold
+RANDOM_STARTS = 2000  # random designs, for problems whose continuous point says nothing
+PERTURBATIONS = 60  # of a good design, each followed by an ascent
+PERTURBATION_MOVES = 6
+ACCEPTANCE_THRESHOLD = 0.02  # relative objective below the best from where a restart may go on
+LIMIT_PENALTY = 2.0  # relative objective given up to come nearer to a limit by a relative 1; doubled until limits hold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,26 +44,26 @@ class Found:
     objective: float
 
 
-class Search:
-    """Climbs over designs of one problem; the same seed gives the same answer.
+class LocalSearch:
+    """Iterated local search over designs of one problem; the same seed gives the same answer.
 
     Args:
         tables: the problem's tables.
-        seed: of the roundings and kicks.
-        kicks: restarts from a shaken good design.
-        deadline: `time.monotonic` after which no new climb starts, or None.
+        seed: of the roundings and perturbations.
+        perturbations: how many times a good design is perturbed and improved again.
+        deadline: `time.monotonic` after which no new ascent starts, or None.
     """
 
     def __init__(
-        self, tables: Coefficients, *, seed: int = 0, kicks: int = KICKS, deadline: float | None = None
+        self, tables: Coefficients, *, seed: int = 0, perturbations: int = PERTURBATIONS, deadline: float | None = None
     ) -> None:
         self._tables = tables
         self._evaluator = Evaluator(tables)
         self._random = np.random.default_rng(seed)
         self._deadline = deadline
-        self._kicks = kicks
+        self._perturbations = perturbations
         self._refused: set[bytes] = set()
-        self._exchange = EXCHANGE
+        self._limit_penalty = LIMIT_PENALTY
         sizes = [len(tables.stem_widths)]
         lows = [0]
         for grid in tables.stages:
@@ -84,17 +86,17 @@ class Search:
             start: the continuous point, if there is one.
             known: choices of designs that may be near a good one.
         """
-        best = current = self._climb(self._first(start))
+        best = current = self._improved(self._first(start))
         for design in known:
-            found = self._climb(design)
+            found = self._improved(design)
             best = current = max(best, found, key=lambda candidate: candidate[0])
-        for _ in range(self._kicks):
+        for _ in range(self._perturbations):
             if self._deadline is not None and time.monotonic() > self._deadline:
                 break
             if best[0] == -np.inf:
-                self._exchange *= 2
-            found = self._climb(self._kicked(current[1]))
-            if found[0] > best[0] - DETOUR * abs(best[0]):
+                self._limit_penalty *= 2
+            found = self._improved(self._perturbed(current[1]))
+            if found[0] > best[0] - ACCEPTANCE_THRESHOLD * abs(best[0]):
                 current = found
             best = max(best, current, key=lambda candidate: candidate[0])
         best = self._polished(best)
@@ -104,7 +106,7 @@ class Search:
     # --- starts -----------------------------------------------------------------------------------------------------
 
     def _first(self, start: ContinuousDesign | None) -> Ints:
-        candidates = sample_designs(self._tables, STRANGERS, seed=int(self._random.integers(2**31)))
+        candidates = sample_designs(self._tables, RANDOM_STARTS, seed=int(self._random.integers(2**31)))
         if start is not None:
             rounded = self._roundings(start)
             candidates = np.concatenate([candidates, rounded[self._evaluator.allowed(rounded)]])
@@ -125,9 +127,11 @@ class Search:
         above = int(np.searchsorted(values, wanted))
         return np.clip(above + self._random.integers(-2, 2, ROUNDINGS), 0, len(values) - 1)
 
-    def _kicked(self, design: Ints) -> Ints:
-        shaken = design + self._singles[self._random.integers(0, len(self._singles), (64, KICK_MOVES))].sum(axis=1)
-        kept = self._inside(shaken)
+    def _perturbed(self, design: Ints) -> Ints:
+        moved = design + self._singles[self._random.integers(0, len(self._singles), (64, PERTURBATION_MOVES))].sum(
+            axis=1
+        )
+        kept = self._inside(moved)
         return np.asarray(kept[self._random.integers(0, len(kept))]) if len(kept) else design
 
     # --- moves ------------------------------------------------------------------------------------------------------
@@ -181,13 +185,13 @@ class Search:
             found.append(self._inside(variants))
         return np.concatenate(found)
 
-    # --- climbing ---------------------------------------------------------------------------------------------------
+    # --- local optima -------------------------------------------------------------------------------------------------
 
-    def _climb(self, design: Ints) -> tuple[float, Ints]:
+    def _improved(self, design: Ints) -> tuple[float, Ints]:
         """Return the merit and design of a local optimum: towards the limits first, then within them."""
-        return self._ascend(self._strict, self._ascend(self._lenient, design)[1])
+        return self._steepest_ascent(self._strict, self._steepest_ascent(self._lenient, design)[1])
 
-    def _ascend(self, merit: Callable[[Ints], Floats], design: Ints) -> tuple[float, Ints]:
+    def _steepest_ascent(self, merit: Callable[[Ints], Floats], design: Ints) -> tuple[float, Ints]:
         value = float(merit(design[None])[0])
         while True:
             better = self._best(merit, self._inside(design + self._pairs))
@@ -201,7 +205,7 @@ class Search:
             better = self._best(self._strict, designs)
             if better is None or better[0] <= best[0]:
                 return best
-            best = self._ascend(self._strict, better[1])
+            best = self._steepest_ascent(self._strict, better[1])
 
     def _best(self, merit: Callable[[Ints], Floats], designs: Ints) -> tuple[float, Ints] | None:
         if not len(designs):
@@ -212,7 +216,7 @@ class Search:
 
     def _lenient(self, designs: Ints) -> Floats:
         values = self._evaluator.evaluate(designs)
-        merit = values.objective - self._exchange * np.abs(values.objective).max() * values.excess
+        merit = values.objective - self._limit_penalty * np.abs(values.objective).max() * values.excess
         return self._without_refused(designs, merit)
 
     def _strict(self, designs: Ints) -> Floats:

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from deepmad_hw.optimize import knots
+from deepmad_hw.optimize import bound_tightening
+from deepmad_hw.optimize.bound_tightening import tighten
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
-from deepmad_hw.optimize.knots import narrow
 from deepmad_hw.optimize.milp import build, log_fan_in_ranges
 from deepmad_hw.optimize.solvers import HighsModel
 from deepmad_hw.problem import Limits, Problem
@@ -23,8 +23,8 @@ TOLERANCE = 1e-6
 @pytest.fixture
 def few_knots(monkeypatch):
     """Two knots an axis: all widths between them have prices that are guessed."""
-    monkeypatch.setattr(knots, "WIDTH_KNOTS", 2)
-    monkeypatch.setattr(knots, "BOTTLENECK_KNOTS", 2)
+    monkeypatch.setattr(bound_tightening, "WIDTH_KNOTS", 2)
+    monkeypatch.setattr(bound_tightening, "BOTTLENECK_KNOTS", 2)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def small(space_of, every_design):
 
 
 def _narrowed(tables, design, target):
-    return narrow(tables, log_fan_in_ranges(tables), design, target, threads=1, deadline=time.monotonic() + 60)
+    return tighten(tables, log_fan_in_ranges(tables), design, target, threads=1, deadline=time.monotonic() + 60)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,13 +90,13 @@ def test_with_a_knot_at_every_choice_the_bound_is_that_of_the_relaxation(small, 
     found = _narrowed(tables, designs[-1], objectives[-1])
 
     assert found is not None
-    assert found.bound == pytest.approx(relaxed, rel=2 * knots.CLOSE)
+    assert found.bound == pytest.approx(relaxed, rel=2 * bound_tightening.CLOSE)
     assert found.bound >= relaxed - TOLERANCE
 
 
 def test_without_time_there_is_no_answer(small):
     tables, designs, objectives = small("basic", seed=0)
-    assert narrow(tables, log_fan_in_ranges(tables), designs[0], objectives[0], threads=1, deadline=0.0) is None
+    assert tighten(tables, log_fan_in_ranges(tables), designs[0], objectives[0], threads=1, deadline=0.0) is None
 
 
 def test_a_target_above_every_bound_ends_the_search(small):
