@@ -55,7 +55,8 @@ def profile(
         _show_preview(request, json=json)
         return
     if pack is not None:
-        profiles.pack(request, pack)
+        with output.progress("writing networks to time") as steps:
+            profiles.pack(request, pack, on_probe=lambda done, total: show_probe(steps, done, total))
         settings = f"--runtime {runtime} --threads {threads} --minutes {minutes:g}"
         output.message(
             f"packed in {pack}; on the device: python -m profilers run {pack.name} {settings} --out results.jsonl"
@@ -65,7 +66,12 @@ def profile(
         raise ConfigError("no table to write", where="--out")
     show_outlook(runtime, threads=threads)
     with output.progress(f"profiling with {runtime}") as steps:
-        table = profiles.profile(request, out=out, on_tick=lambda tick: show_tick(steps, tick))
+        table = profiles.profile(
+            request,
+            out=out,
+            on_tick=lambda tick: show_tick(steps, tick),
+            on_probe=lambda done, total: show_probe(steps, done, total),
+        )
     noisy = sum(row.status == "noisy" for row in table.rows)
     if json:
         output.answer_json({"schema": 1, "table": str(out), "rows": len(table.rows), "noisy": noisy})
@@ -87,6 +93,17 @@ def show_outlook(runtime: str = "onnxruntime", *, threads: int = 1) -> None:
         return
     for line in outlook.outlook(outlook.look(), threads=threads):
         output.message(line)
+
+
+def show_probe(steps: output.Steps, done: int, total: int) -> None:
+    """Show on a progress bar how many networks are written.
+
+    Args:
+        steps: the bar.
+        done: networks written.
+        total: networks in all.
+    """
+    steps.advance(done=done, total=total, text=f"writing networks to time, {done}/{total}")
 
 
 def show_tick(steps: output.Steps, tick: Tick) -> None:

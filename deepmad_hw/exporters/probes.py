@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,14 @@ def canary() -> Graph:
     return Graph(name=CANARY, in_channels=32, height=56, width=56, nodes=tuple(nodes), outputs=(source,))
 
 
-def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1, precision: str = "fp32") -> None:
+def write_plan(
+    folder: Path,
+    probes: list[PackedProbe],
+    *,
+    batch: int = 1,
+    precision: str = "fp32",
+    on_probe: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Write a plan into a folder; the JSON comes last, so a folder with one is complete.
 
     Args:
@@ -125,6 +132,7 @@ def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1, preci
         probes: the networks, in the order of measuring.
         batch: images at once.
         precision: one of `PRECISIONS`; files that exist already are taken to have it.
+        on_probe: told after each network how many are written, and of how many; quantising one takes a second.
 
     Raises:
         ConfigError: two networks of one name, one called like the canary, or no such precision.
@@ -140,7 +148,10 @@ def write_plan(folder: Path, probes: list[PackedProbe], *, batch: int = 1, preci
             raise ConfigError("two networks of one name", where=name, hint="rename one of them")
     weights = _Int8Weights(packed) if precision == "int8" else _Float32Weights(packed)
     write_atomically(folder / WEIGHTS_FILE, weights.data)
-    entries = [_pack(folder, probe, batch, weights) for probe in packed]
+    entries = []
+    for probe in packed:
+        entries.append(_pack(folder, probe, batch, weights))
+        on_probe(len(entries), len(packed))
     plan = {"schema": SCHEMA, "batch": batch, "precision": precision, "canary": entries[-1], "probes": entries[:-1]}
     write_atomically(folder / PLAN_FILE, (json.dumps(plan, indent=1) + "\n").encode())
 

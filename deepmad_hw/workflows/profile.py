@@ -335,12 +335,15 @@ def preview(request: ProfileRequest) -> Preview:
 _PACKED_BYTES = {"fp32": (4, 900), "int8": (1, 2400)}  # of one weight, and of one node's ONNX and JSON together
 
 
-def pack(request: ProfileRequest, folder: Path) -> list[Chosen]:
+def pack(
+    request: ProfileRequest, folder: Path, *, on_probe: Callable[[int, int], None] = lambda done, total: None
+) -> list[Chosen]:
     """Write the plan of a profile into a folder, for this device or another one.
 
     Args:
         request: what is wanted.
         folder: made if it does not exist.
+        on_probe: told after each network how many are written, and of how many.
 
     Returns:
         The networks in it, those of operations left out.
@@ -352,7 +355,7 @@ def pack(request: ProfileRequest, folder: Path) -> list[Chosen]:
     packed = _spread(
         packed, [PackedProbe(name=each.name, operations=each, by_layer=True) for each in choose_operations(request)]
     )
-    write_plan(folder, packed, batch=request.batch, precision=request.precision)
+    write_plan(folder, packed, batch=request.batch, precision=request.precision, on_probe=on_probe)
     networks = {item.graph.name: architecture_to_json(item.architecture) for item in chosen if item.architecture}
     write_json(folder / NETWORKS_FILE, {"schema": 1, "networks": networks})
     return chosen
@@ -364,7 +367,13 @@ def _spread(packed: list[PackedProbe], others: list[PackedProbe]) -> list[Packed
     return [probe for _, probe in sorted(places, key=lambda place: place[0])]
 
 
-def profile(request: ProfileRequest, *, out: Path, on_tick: Callable[[Tick], None] = lambda tick: None) -> LatencyTable:
+def profile(
+    request: ProfileRequest,
+    *,
+    out: Path,
+    on_tick: Callable[[Tick], None] = lambda tick: None,
+    on_probe: Callable[[int, int], None] = lambda done, total: None,
+) -> LatencyTable:
     """Measure this device and write its latency table; called again after a stop, it goes on.
 
     While it is unfinished, the plan and the journal lie beside the table.
@@ -373,6 +382,7 @@ def profile(request: ProfileRequest, *, out: Path, on_tick: Callable[[Tick], Non
         request: what is wanted.
         out: the table's CSV; the sidecar takes the ending ``.json``.
         on_tick: told after each stored unit.
+        on_probe: told before that, after each network that is written for measuring, how many are, and of how many.
 
     Returns:
         The table.
@@ -384,7 +394,7 @@ def profile(request: ProfileRequest, *, out: Path, on_tick: Callable[[Tick], Non
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     folder, journal = out.with_suffix(".plan"), out.with_suffix(".journal")
-    chosen = pack(request, folder)
+    chosen = pack(request, folder, on_probe=on_probe)
     plan = read_plan(folder)
     settings = Settings(runtime=request.runtime, threads=request.threads, script=request.script)
     memory_bytes = environment.memory_bytes() if request.runtime in backends.LIMITED_RUNTIMES else 0

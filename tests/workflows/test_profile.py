@@ -199,8 +199,12 @@ def test_a_larger_batch_leaves_time_for_fewer_probes():
 
 
 def test_int8_probes_are_packed_as_such(tmp_path):
-    pack(replace(REQUEST, precision="int8", minutes=0.1), tmp_path)
-    assert read_plan(tmp_path).precision == "int8"
+    steps = []
+    pack(replace(REQUEST, precision="int8", minutes=0.1), tmp_path, on_probe=lambda *step: steps.append(step))
+    plan = read_plan(tmp_path)
+    assert plan.precision == "int8"
+    total = len(plan.probes) + 1  # the canary
+    assert steps == [(done, total) for done in range(1, total + 1)]
 
 
 def test_a_precision_without_probes_is_refused():
