@@ -32,7 +32,7 @@ WORTH_SHARE, WORTH_ERROR = 0.1, 0.003
 LARGEST_ERROR = 0.3  # as which larger ones count, so that no single network decides
 MIN_NETWORKS = 8
 MIN_SHORT = 3  # networks that take the full share off their sum
-LEFT_OUT_TIMES = 20  # in so many turns networks are left out, one at a time where there are no more
+LEFT_OUT_TIMES = 100  # in so many turns networks are left out, one at a time where there are no more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,28 +138,29 @@ def _fits(
 ) -> Iterator[tuple[float, Corrections]]:
     """Yield the best corrections without a bend and with one, each after its error, which what it takes in adds to."""
     totals_us = np.array([network.total_us(us_per_layer) for network in networks])
-    bends = _bends(totals_us) if len(networks) >= MIN_NETWORKS else []
-    latencies_us = np.array([totals_us, *(_bent_us(totals_us, bend) for bend in bends)])
-    ratios = measured_us / latencies_us
+    bends = _bends(totals_us) if len(networks) >= MIN_NETWORKS else np.empty((0, 3))
+    ratios = measured_us / np.concatenate([totals_us[None], _bent_us(totals_us, bends)])
     gains = np.median(ratios, axis=1)
     errors = np.minimum(np.abs(ratios / gains[:, None] - 1), LARGEST_ERROR).mean(axis=1)
     for at in {0, int(np.argmin(errors))}:
         parts = (us_per_layer > 0) + (at > 0)
-        found = Corrections(us_per_layer=us_per_layer, gain=float(gains[at]), bend=bends[at - 1] if at else None)
+        bend = Bend(**dict(zip(("short_us", "long_us", "share"), bends[at - 1].tolist(), strict=True))) if at else None
+        found = Corrections(us_per_layer=us_per_layer, gain=float(gains[at]), bend=bend)
         yield float(errors[at] / (1 - WORTH_SHARE) ** parts + WORTH_ERROR * parts), found
 
 
-def _bends(totals_us: Floats) -> list[Bend]:
-    ends_us = np.unique(np.quantile(totals_us, BEND_AT)).tolist()
-    return [
-        Bend(short_us=short_us, long_us=long_us, share=share)
-        for short_us, long_us in itertools.combinations(ends_us, 2)
-        if np.sum(totals_us <= short_us) >= MIN_SHORT
-        for share in SHARES
-    ]
+def _bends(totals_us: Floats) -> Floats:
+    """Return the bends that are tried, [bends, (short_us, long_us, share)]."""
+    ends_us = np.unique(np.quantile(totals_us, BEND_AT))
+    ends_us = ends_us[np.searchsorted(np.sort(totals_us), ends_us, side="right") >= MIN_SHORT]
+    tried = [(*ends, share) for ends in itertools.combinations(ends_us.tolist(), 2) for share in SHARES]
+    return np.array(tried).reshape(-1, 3)
 
 
-def _bent_us(totals_us: Floats, bend: Bend) -> Floats:
-    knots_us = ((0.0, 0.0), (bend.short_us, bend.share * bend.short_us), (bend.long_us, bend.long_us))
-    sums_us, latencies_us = zip(*knots_us, strict=True)
-    return np.where(totals_us < bend.long_us, np.interp(totals_us, sums_us, latencies_us), totals_us)
+def _bent_us(totals_us: Floats, bends: Floats) -> Floats:
+    """Return what networks of some sums take, [bends, networks], without the gain."""
+    short_us, long_us, share = bends.T[:, :, None]
+    rise = (long_us - share * short_us) / (long_us - short_us)
+    between_us = share * short_us + (totals_us - short_us) * rise
+    found: Floats = np.where(totals_us <= short_us, share * totals_us, np.minimum(between_us, totals_us))
+    return found
