@@ -38,7 +38,7 @@ def verify(
 ) -> None:
     """Recompute what a design says, or check a file; --against compares it with what it was made of, step by step."""
     if against:
-        _climb([*against, str(path)], weights=weights, inputs=inputs, images=images, seed=seed, json=json)
+        _verify_chain([*against, str(path)], weights=weights, inputs=inputs, images=images, seed=seed, json=json)
     elif path.suffix == ".onnx":
         _verify_file(path, json=json)
     else:
@@ -70,7 +70,9 @@ def _verify_file(path: Path, *, json: bool) -> None:
         output.answer(f"{path}: {sentence}")
 
 
-def _climb(forms: list[str], *, weights: Path | None, inputs: Path | None, images: int, seed: int, json: bool) -> None:
+def _verify_chain(
+    forms: list[str], *, weights: Path | None, inputs: Path | None, images: int, seed: int, json: bool
+) -> None:
     from deepmad_hw.workflows.parity import broken, parity_steps
 
     with output.progress(f"running {len(forms)} forms of the network", total=len(forms)) as steps:

@@ -24,7 +24,7 @@ pytest.importorskip("onnxruntime", reason="measuring needs ONNX Runtime")
 def calm(monkeypatch):
     """Call this machine calm, whatever runs beside the tests."""
     monkeypatch.setattr(benches, "ROUNDS", 3)
-    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_OWN_LEVEL", "MAX_GAP"):
+    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_OWN_LEVEL", "MAX_MODE_GAP"):
         monkeypatch.setattr(samples, limit, 1e9)
 
 

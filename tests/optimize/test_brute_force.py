@@ -32,7 +32,7 @@ FAMILIES = len(families.names())
 @pytest.fixture(autouse=True)
 def short_search(monkeypatch):
     """Leave the work to the exact model: a poor start is the harder test of it."""
-    monkeypatch.setattr(solving, "KICKS_BEFORE_PROOF", 2)
+    monkeypatch.setattr(solving, "PERTURBATIONS_BEFORE_PROOF", 2)
 
 
 @pytest.mark.promise("T11", PROBLEMS)

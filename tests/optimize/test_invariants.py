@@ -32,7 +32,7 @@ few = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scop
 @pytest.fixture(autouse=True)
 def short_search(monkeypatch):
     """Leave the work to the exact model."""
-    monkeypatch.setattr(solving, "KICKS_BEFORE_PROOF", 2)
+    monkeypatch.setattr(solving, "PERTURBATIONS_BEFORE_PROOF", 2)
 
 
 @st.composite

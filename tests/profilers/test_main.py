@@ -138,6 +138,6 @@ def test_the_device_side_needs_its_runtime_and_little_else(path):
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     foreign = {name for name in modules if name.split(".")[0] not in sys.stdlib_module_names | {"profilers"}}
-    shared = {"deepmad_hw.errors", "deepmad_hw.files", "deepmad_hw.layer", "deepmad_hw.measurement"}
+    shared = {f"deepmad_hw.{name}" for name in ("errors", "files", "layer", "measurement", "planfile")}
     packages = {name.split(".")[0] for name in foreign - shared}
     assert packages <= {"numpy", RUNTIMES.get(path.stem, "numpy")}

@@ -32,7 +32,7 @@ DESIGN = Architecture(
 @pytest.fixture(autouse=True)
 def calm(monkeypatch):
     monkeypatch.setattr(workflow, "ROUNDS", 1)  # every round starts processes that load their runtime
-    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_OWN_LEVEL", "MAX_GAP"):
+    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_OWN_LEVEL", "MAX_MODE_GAP"):
         monkeypatch.setattr(samples, limit, 1e9)
 
 

@@ -29,7 +29,7 @@ KINDS = [
 def calm(monkeypatch):
     """Bench in few rounds, and call this machine calm, whatever runs beside the tests."""
     monkeypatch.setattr(workflow, "ROUNDS", 2)
-    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_OWN_LEVEL", "MAX_GAP"):
+    for limit in ("MAX_STOLEN", "MAX_WAITED", "MAX_CANARY_SWING", "MAX_CANARY_LEVEL", "MAX_OWN_LEVEL", "MAX_MODE_GAP"):
         monkeypatch.setattr(samples, limit, 1e9)
 
 
