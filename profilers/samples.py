@@ -23,9 +23,9 @@ MAX_WAITED = 0.05  # time that threads waited for a processor, over the unit's t
 MAX_CANARY_SWING = 1.12  # largest over smallest canary block within the unit
 MAX_CANARY_LEVEL = 1.15  # its canary over that of the other units; smaller drift is divided out
 MAX_OWN_LEVEL = 1.25  # its network over what that took in the best quarter of any round, both over the canary
-MAX_MODE_GAP = 0.1  # of the median, between two neighbours of the sorted times that part them into two crowds
-MIN_MODE_SHARE = 0.25  # share of the times that makes a least
-MIN_BIMODAL_RUNS = 12  # fewer say nothing about crowds
+MAX_MODE_GAP = 0.1  # of the median, between two neighbours of the sorted times that part them into two modes
+MIN_MODE_SHARE = 0.25  # share of the times that makes a mode
+MIN_BIMODAL_RUNS = 12  # fewer say nothing about modes
 
 LEAST_KEPT = 0.1  # share of a node's profiled time that is left to it, whatever the profiler is said to add
 
@@ -138,8 +138,8 @@ def bimodal(times: Sequence[float]) -> bool:
     """
     if len(times) < MIN_BIMODAL_RUNS:
         return False
-    ordered, least = sorted(times), math.ceil(MIN_MODE_SHARE * len(times))
-    inner = ordered[least - 1 : len(ordered) - least + 1]
+    ordered, fewest = sorted(times), math.ceil(MIN_MODE_SHARE * len(times))
+    inner = ordered[fewest - 1 : len(ordered) - fewest + 1]
     return max(right - left for left, right in itertools.pairwise(inner)) > MAX_MODE_GAP * statistics.median(ordered)
 
 

@@ -136,7 +136,7 @@ class _RestrictedMaster:
         self._groups = [self._numbers(group[exists(group)]) for group in _alternatives(milp)]
         self._adding = [self._numbers(stage.added[exists(stage.added)]) for stage in milp.stages]
         self._objective = self._costs(milp.objective)
-        self._demanded = 0.0
+        self._cutoff = 0.0
         self._highs = _empty_highs(self._rhs, kinds, threads)
         self._active: Ints = np.zeros(0, dtype=np.int64)
         pairs = np.concatenate([*(self._numbers(group[exists(group)]) for group in _pairs(milp)), *self._adding])
@@ -177,7 +177,7 @@ class _RestrictedMaster:
         """
         objective = self.milp.objective
         optimum = self._highs.getInfo().objective_function_value + objective.constant
-        self._demanded = target - objective.constant
+        self._cutoff = target - objective.constant
         row = self._objective[self._active]
         there = np.flatnonzero(row)
         least = min(target, optimum - SLACK * abs(optimum)) - objective.constant
@@ -210,13 +210,13 @@ class _RestrictedMaster:
     # --- pricing ---
 
     def _priced(self, costs: Floats, prices: Floats, constant: float) -> _Gains:
-        set_cutoff = min(float(prices[-1]), 0.0) if len(prices) > len(self._rhs) else 0.0
+        cutoff_price = min(float(prices[-1]), 0.0) if len(prices) > len(self._rhs) else 0.0
         prices = prices[: len(self._rhs)]
         prices = np.where(self._kinds > 0, np.maximum(prices, 0.0), prices)
         prices = np.where(self._kinds < 0, np.minimum(prices, 0.0), prices)
-        gains: Floats = costs - self._columns @ (self._spread.T @ prices) - set_cutoff * self._objective
+        gains: Floats = costs - self._columns @ (self._spread.T @ prices) - cutoff_price * self._objective
         self._count_sums_with_widths(gains)
-        worth = float(prices @ self._rhs) + set_cutoff * self._demanded + constant
+        worth = float(prices @ self._rhs) + cutoff_price * self._cutoff + constant
         bound = worth + self._most(gains)
         return _Gains(bound=bound + SAFETY * abs(bound), columns=gains)
 

@@ -155,16 +155,16 @@ def _reduced(
     state.target = state.objective + GAP_SHARE * gap * abs(state.objective)
     spare = math.inf
     for _ in range(MAX_REDUCTIONS):
-        narrowed = tighten(tables, ranges, state.design, state.target, threads=threads, deadline=deadline)
-        if narrowed is None:
+        tightened = tighten(tables, ranges, state.design, state.target, threads=threads, deadline=deadline)
+        if tightened is None:
             break
-        state.bound = min(state.bound, max(narrowed.bound, state.target))
-        if state.bound <= state.target or narrowed.is_empty:
+        state.bound = min(state.bound, max(tightened.bound, state.target))
+        if state.bound <= state.target or tightened.is_empty:
             state.bound = state.target
             state.stopped = "nothing better within the gap is left"
             return None
-        before, tables, ranges = _pairs(tables), narrowed.tables, narrowed.ranges
-        spare, spare_before = narrowed.bound - state.target, spare
+        before, tables, ranges = _pairs(tables), tightened.tables, tightened.ranges
+        spare, spare_before = tightened.bound - state.target, spare
         if spare > WORTH_A_ROUND * spare_before and _pairs(tables) > WORTH_A_ROUND * before:
             break
     return tables, ranges

@@ -274,7 +274,7 @@ def coefficients(problem: Problem, models: Mapping[str, LatencyModel]) -> Coeffi
         stem_widths=np.array(space.stem, dtype=np.int64),
         stages=_grids(space, parts, allowed),
         quantities=quantities,
-        limits=_additive_limits(problem, curves),
+        limits=additive_limits(problem, curves),
         curves=curves,
         log_fan_in=_collect(
             space, parts, lambda part: entropy.layer_log_fan_in(part.form, log=np.log) if part.form.counted else 0.0
@@ -304,16 +304,7 @@ def with_limits(tables: Coefficients, problem: Problem) -> Coefficients:
     asked, made = ([limit.table for limit in each.limits.latency] for each in (problem, tables.problem))
     if problem.space != tables.problem.space or problem.penalty != tables.problem.penalty or asked != made:
         raise ConfigError("the problems differ in more than the values of their limits", where=problem.name)
-    return replace(tables, problem=problem, limits=_additive_limits(problem, tables.curves))
-
-
-def budgets_ms(problem: Problem) -> dict[str, float]:
-    """Return the latency budgets by the names that their quantities have.
-
-    Args:
-        problem: the problem.
-    """
-    return {f"latency:{limit.table}": limit.budget_ms for limit in problem.limits.latency}
+    return replace(tables, problem=problem, limits=additive_limits(problem, tables.curves))
 
 
 def value_of(tables: Coefficients, name: str, amount: float) -> float:
@@ -327,23 +318,17 @@ def value_of(tables: Coefficients, name: str, amount: float) -> float:
     return tables.curves[name].latency_ms(amount) if name in tables.curves else amount
 
 
-def scaled_limits(tables: Coefficients, factor: float) -> dict[str, float]:
-    """Return the limits on additive quantities where all that was asked is so many times as much.
+def additive_limits(problem: Problem, curves: Mapping[str, Curve], *, factor: float = 1.0) -> dict[str, float]:
+    """Return the limits on additive quantities by name; a latency budget becomes one on the sum over layers (ms).
 
     Args:
-        tables: the problem's tables.
-        factor: above 0.
+        problem: the problem.
+        curves: as in `Coefficients`.
+        factor: that everything asked for is multiplied by, above 0.
     """
-    return _additive_limits(tables.problem, tables.curves, factor=factor)
-
-
-def _additive_limits(problem: Problem, curves: Mapping[str, Curve], *, factor: float = 1.0) -> dict[str, float]:
-    """Return the limits on additive quantities by name; a latency budget becomes one on the sum over layers (ms)."""
-    limits = problem.limits
-    found = {name: factor * value for name, value in (("macs", limits.macs), ("params", limits.params)) if value}
-    for name, budget_ms in budgets_ms(problem).items():
-        found[name] = max(LEAST_SUM_MS, curves[name].sum_ms(factor * budget_ms))
-    return found
+    asked = {name: factor * value for name, value in problem.limits.named().items()}
+    plain = {name: asked[name] for name in ("macs", "params") if name in asked}
+    return plain | {name: max(LEAST_SUM_MS, curve.sum_ms(asked[name])) for name, curve in curves.items()}
 
 
 # --- layers as functions of choices ---------------------------------------------------------------------------------

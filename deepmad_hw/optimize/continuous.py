@@ -16,7 +16,7 @@ from typing import Any
 import pyomo.environ as pyo
 
 from deepmad_hw import costs, entropy
-from deepmad_hw.optimize.coefficients import Coefficients, budgets_ms
+from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.memory import MemoryRow, memory_rows
 from deepmad_hw.optimize.solvers import CasadiIpopt, NlpOutcome
 from deepmad_hw.optimize.surrogate import Surrogate, fit_surrogate, stage_value
@@ -193,7 +193,7 @@ def _add_latency(tables: Coefficients, built: _Built) -> None:
             inner = model.log_bottleneck[i], model.log_kernel[i]
             total = total + stage_value(fit, *widths, *inner, model.depth[i], exp=pyo.exp)
         row = model.rows.add(total / limit_ms <= 1)
-        budget_ms = budgets_ms(tables.problem)[name]
+        budget_ms = tables.problem.limits.named()[name]
         # What a millisecond of budget adds to the limit on the sum, as a share of that limit.
         share = 1 / (tables.curves[name].slope_at(budget_ms) * limit_ms)
         built.rows[name] = ("ms", [(row, lambda share=share: share)])  # type: ignore[misc]

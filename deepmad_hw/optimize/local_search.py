@@ -128,10 +128,8 @@ class LocalSearch:
         return np.clip(above + self._random.integers(-2, 2, ROUNDINGS), 0, len(values) - 1)
 
     def _perturbed(self, design: Ints) -> Ints:
-        moved = design + self._singles[self._random.integers(0, len(self._singles), (64, PERTURBATION_MOVES))].sum(
-            axis=1
-        )
-        kept = self._inside(moved)
+        chosen = self._random.integers(0, len(self._singles), (64, PERTURBATION_MOVES))
+        kept = self._inside(design + self._singles[chosen].sum(axis=1))
         return np.asarray(kept[self._random.integers(0, len(kept))]) if len(kept) else design
 
     # --- moves ------------------------------------------------------------------------------------------------------

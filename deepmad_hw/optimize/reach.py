@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepmad_hw import check
-from deepmad_hw.optimize.coefficients import Coefficients, Terms, budgets_ms, value_of
+from deepmad_hw.optimize.coefficients import Coefficients, Terms, value_of
 from deepmad_hw.optimize.evaluator import first_block, whole_stage
 from deepmad_hw.optimize.memory import MemoryRow, memory_rows, peak_bytes
 from deepmad_hw.solution import Tightest
@@ -57,9 +57,10 @@ def reachable(tables: Coefficients) -> Iterator[Reach]:
         tables: the problem's tables.
     """
     limits = tables.problem.limits
-    for name, allowed in {**tables.limits, **budgets_ms(tables.problem)}.items():
+    asked = limits.named()
+    for name in tables.limits:
         amount, design = smallest_sum(tables, tables.quantities[name])
-        yield Reach(limit=name, value=value_of(tables, name, amount), allowed=allowed, design=design)
+        yield Reach(limit=name, value=value_of(tables, name, amount), allowed=asked[name], design=design)
     if limits.memory_bytes is not None:
         value, design = smallest_peak(tables)
         yield Reach(limit="memory", value=value, allowed=limits.memory_bytes, design=design)

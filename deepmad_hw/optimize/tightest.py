@@ -17,7 +17,7 @@ import pyomo.environ as pyo
 from numpy.typing import NDArray
 
 from deepmad_hw import check
-from deepmad_hw.optimize.coefficients import Coefficients, budgets_ms, scaled_limits, value_of
+from deepmad_hw.optimize.coefficients import Coefficients, additive_limits, value_of
 from deepmad_hw.optimize.milp import ALL_LIMITS, Milp, Sum, add_memory, add_rho, build, log_fan_in_ranges, quantity
 from deepmad_hw.optimize.reach import smallest_sum
 from deepmad_hw.optimize.solvers import HighsModel
@@ -160,7 +160,7 @@ class Relaxer:
         milp = build(tables, ranges=self._ranges, leave_out=ALL_LIMITS)
         milp.model.share = pyo.Var(bounds=(0, None))
         share: Any = milp.model.share
-        for name, bound in scaled_limits(tables, factor).items():
+        for name, bound in additive_limits(tables.problem, tables.curves, factor=factor).items():
             row = Sum(variables=[share], factors=[-1.0]).extend(quantity(milp, name), 1 / bound)
             milp.model.rows.add((None, row.expression(), 0))
         if limits.memory_bytes is not None:
@@ -174,7 +174,9 @@ class Relaxer:
         """Return a design's values over their limits."""
         tables, limits = self._tables, self._tables.problem.limits
         evaluation = check.evaluate(tables.decode(design))
-        asked = {**tables.limits, **budgets_ms(tables.problem)}
-        found = [value_of(tables, name, tables.quantities[name].of(tables, design)) / asked[name] for name in asked]
+        asked = limits.named()
+        found = [
+            value_of(tables, name, tables.quantities[name].of(tables, design)) / asked[name] for name in tables.limits
+        ]
         found += [evaluation.memory_bytes / limits.memory_bytes] if limits.memory_bytes is not None else []
         return found + ([evaluation.max_rho / limits.rho] if limits.rho is not None else [])

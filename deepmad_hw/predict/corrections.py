@@ -144,7 +144,8 @@ def _fits(
     errors = np.minimum(np.abs(ratios / gains[:, None] - 1), LARGEST_ERROR).mean(axis=1)
     for at in {0, int(np.argmin(errors))}:
         parts = (us_per_layer > 0) + (at > 0)
-        bend = Bend(**dict(zip(("short_us", "long_us", "share"), bends[at - 1].tolist(), strict=True))) if at else None
+        short_us, long_us, share = bends[at - 1].tolist() if at else (0.0, 0.0, 1.0)
+        bend = Bend(short_us=short_us, long_us=long_us, share=share) if at else None
         found = Corrections(us_per_layer=us_per_layer, gain=float(gains[at]), bend=bend)
         yield float(errors[at] / (1 - WORTH_SHARE) ** parts + WORTH_ERROR * parts), found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
 import re
 import shutil
@@ -297,11 +298,12 @@ def _small_networks(request: ProfileRequest) -> list[Chosen]:
     return found
 
 
-def _by_size(space: Space) -> list[Architecture]:
+@functools.cache
+def _by_size(space: Space) -> tuple[Architecture, ...]:
     """Return random networks of a space, always the same, the smallest first."""
     random = np.random.default_rng(0)
     drawn = [sampling.random_architecture(space, random) for _ in range(DRAWN_FOR_SMALL)]
-    return sorted(drawn, key=costs.macs)
+    return tuple(sorted(drawn, key=costs.macs))
 
 
 def preview(request: ProfileRequest) -> Preview:

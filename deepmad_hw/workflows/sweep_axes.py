@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -129,7 +128,7 @@ def _budgets(ranges: Ranges) -> dict[str, tuple[str, ...]]:
         if text:
             found[name] = expanded(text, _count, show=units.format_count, where=f"--{name}")
     if ranges.memory:
-        found["memory"] = expanded(ranges.memory, _bytes, show=partial(in_unit, unit="B"), where="--memory")
+        found["memory"] = expanded(ranges.memory, _bytes, show=functools.partial(in_unit, unit="B"), where="--memory")
     return found
 
 

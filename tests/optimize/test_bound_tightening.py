@@ -46,7 +46,7 @@ def small(space_of, every_design):
     return make
 
 
-def _narrowed(tables, design, target):
+def _tightened(tables, design, target):
     return tighten(tables, log_fan_in_ranges(tables), design, target, threads=1, deadline=time.monotonic() + 60)
 
 
@@ -55,7 +55,7 @@ def _narrowed(tables, design, target):
 def test_the_bound_holds_and_every_design_above_the_target_stays(small, few_knots, family, seed):
     tables, designs, objectives = small(family, seed=seed)
     middle = len(designs) // 2
-    found = _narrowed(tables, designs[middle], objectives[middle])
+    found = _tightened(tables, designs[middle], objectives[middle])
 
     assert found is not None
     assert found.bound >= objectives[0]
@@ -87,7 +87,7 @@ def test_with_a_knot_at_every_choice_the_bound_is_that_of_the_relaxation(small, 
     milp = build(tables, ranges=log_fan_in_ranges(tables))
     relaxed = HighsModel(milp.model).run(relaxed=True).bound
 
-    found = _narrowed(tables, designs[-1], objectives[-1])
+    found = _tightened(tables, designs[-1], objectives[-1])
 
     assert found is not None
     assert found.bound == pytest.approx(relaxed, rel=2 * bound_tightening.CLOSE)
@@ -101,7 +101,7 @@ def test_without_time_there_is_no_answer(small):
 
 def test_a_target_above_every_bound_ends_the_search(small):
     tables, designs, objectives = small("bottleneck", seed=0)
-    found = _narrowed(tables, designs[0], 10 * objectives[0])
+    found = _tightened(tables, designs[0], 10 * objectives[0])
     assert found is not None
     assert objectives[0] <= found.bound <= 10 * objectives[0]
     assert math.isfinite(found.bound)
