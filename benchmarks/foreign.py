@@ -4,7 +4,7 @@ Run from the project's folder, with nothing else running, on the machine that th
 
     python benchmarks/foreign.py --table TABLE.csv --out benchmarks/results/foreign.json
 
-`--again RESULT.json` takes the measured times of an earlier run on the same table and only predicts anew.
+`--int8` rounds every network to Q/DQ first (for a table of int8). `--again RESULT.json` takes the measured times of an earlier run on the same table and only predicts anew.
 
 The networks are what PyTorch's exporters make of the modules in tests/exporters/foreign_torch.py: none is a member of a
 block family, and none was profiled. More files may be named; those that leave a size free are left out.
@@ -31,7 +31,7 @@ RESTS_ON_GUESSES = 0.01  # share of extrapolation from which a network is report
 def main():
     options = _options()
     with tempfile.TemporaryDirectory() as name:
-        paths = [*_written(Path(name)), *options.files]
+        paths = [*_written(Path(name), int8=options.int8), *options.files]
         command = origin.command()
         if options.again is None:
             rows = bench(paths, table=options.table, seconds_per_network=options.seconds, on_tick=_tell)
@@ -58,13 +58,14 @@ def main():
     print(json.dumps(made["summary"], indent=1))
 
 
-def _written(folder):
-    from foreign_networks import MEMBERS, model
+def _written(folder, *, int8):
+    from foreign_networks import MEMBERS, model, quantised
 
     for name, member in MEMBERS.items():
-        if member.slow and not member.refused:
+        if member.slow and not member.refused and (member.quantises or not int8):
             path = folder / f"{name}.onnx"
-            path.write_bytes(model(name).SerializeToString())
+            network = quantised(model(name)) if int8 else model(name)
+            path.write_bytes(network.SerializeToString())
             yield path
 
 
@@ -127,6 +128,7 @@ def _options():
     parser.add_argument("files", nargs="*", type=Path, help="more ONNX files")
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=4.0, help="measuring time of a network")
+    parser.add_argument("--int8", action="store_true", help="round the networks to int8 (Q/DQ)")
     parser.add_argument("--again", type=Path, help="take the measured times of this result")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
