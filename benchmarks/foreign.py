@@ -4,7 +4,8 @@ Run from the project's folder, with nothing else running, on the machine that th
 
     python benchmarks/foreign.py --table TABLE.csv --out benchmarks/results/foreign.json
 
-`--int8` rounds every network to Q/DQ first (for a table of int8). `--again RESULT.json` takes the measured times of an earlier run on the same table and only predicts anew.
+`--int8` rounds every network to Q/DQ first (for a table of int8). `--again RESULT.json` takes the measured times of an
+earlier run on the same table and only predicts anew.
 
 The networks are what PyTorch's exporters make of the modules in tests/exporters/foreign_torch.py: none is a member of a
 block family, and none was profiled. More files may be named; those that leave a size free are left out.

@@ -123,7 +123,7 @@ def _resident(pid):
 def _continuous():
     from dataclasses import replace
 
-    from deepmad_hw.optimize.many import continuous_designs
+    from deepmad_hw.optimize.continuous import continuous_designs
     from deepmad_hw.problem import LatencyLimit
     from deepmad_hw.workflows.config import load_problem
     from deepmad_hw.workflows.tables import load_model

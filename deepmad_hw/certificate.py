@@ -32,7 +32,7 @@ def certificate(solution: Solution, file: ProblemFile) -> Json:
     """
     problem = serde.problem_to_json(ProblemFile(problem=file.problem))
     design = serde.solution_to_json(solution, space=file.problem.space)
-    stated = ("architecture", "entropy", "rho", "macs", "params", "memory_bytes", "latency")
+    values = serde.evaluation_to_json(solution.evaluation)
     data = {
         "schema": SCHEMA,
         "claim": CLAIM,
@@ -49,7 +49,8 @@ def certificate(solution: Solution, file: ProblemFile) -> Json:
             for table in file.tables
         ],
         "grid": design["grid"],
-        **{key: design[key] for key in stated},
+        "architecture": design["architecture"],
+        **values,
         "objective": solution.objective,
         "bound": solution.bound,
         "gap": solution.gap,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deepmad_hw import costs, entropy
+from deepmad_hw import limits as quantities
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.latency import LatencyModel, predict_ms, upper_ms
-from deepmad_hw.problem import Problem
+from deepmad_hw.problem import Amount, Limits, Problem, latency_name
 from deepmad_hw.solution import Evaluation, LatencyValue, ScaleValue
 
 Models = Mapping[str, LatencyModel]
@@ -18,7 +19,7 @@ def evaluate(
     architecture: Architecture,
     *,
     models: Models | None = None,
-    budgets_ms: Mapping[str, float] | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     penalty: str = "std",
 ) -> Evaluation:
     """Return everything that can be said of a design without a solver.
@@ -26,12 +27,13 @@ def evaluate(
     Args:
         architecture: the design.
         models: latency models by table name.
-        budgets_ms: budget by table name, shown beside the prediction.
+        limits: budgets that are shown beside the predictions, and other quantities that are evaluated.
         penalty: form of the depth penalty.
 
     Raises:
         NotCoveredError: a table cannot answer for a layer of the design.
     """
+    budgets_ms = {limit.table: limit.budget_ms for limit in limits.latency}
     found = entropy.scales(architecture)
     score = float(entropy.score(found))
     depths = [stage.depth for stage in architecture.stages]
@@ -49,8 +51,10 @@ def evaluate(
         macs=costs.macs(architecture),
         params=costs.params(architecture),
         memory_bytes=costs.peak_memory_bytes(architecture),
-        latency=tuple(
-            _latency(architecture, model, (budgets_ms or {}).get(name)) for name, model in (models or {}).items()
+        latency=tuple(_latency(architecture, model, budgets_ms.get(name)) for name, model in (models or {}).items()),
+        others=tuple(
+            Amount(limit=other.limit, value=float(costs.total(architecture, _share(other.limit))))
+            for other in limits.others
         ),
     )
 
@@ -64,6 +68,13 @@ def _latency(architecture: Architecture, model: LatencyModel, budget_ms: float |
         predicted_ms=predicted_ms,
         upper_ms=upper_ms(predicted_ms, model),
     )
+
+
+def _share(name: str) -> quantities.Share:
+    share = quantities.layer_share(name)
+    if share is None:
+        raise ConfigError("is no sum over layers", where=name)
+    return share
 
 
 def evaluate_for(problem: Problem, architecture: Architecture, models: Models) -> Evaluation:
@@ -80,9 +91,8 @@ def evaluate_for(problem: Problem, architecture: Architecture, models: Models) -
     """
     for limit in problem.limits.latency:
         if limit.table not in models:
-            raise ConfigError(f"no latency table is called {limit.table!r}", where=f"latency:{limit.table}")
-    budgets_ms = {limit.table: limit.budget_ms for limit in problem.limits.latency}
-    return evaluate(architecture, models=models, budgets_ms=budgets_ms, penalty=problem.penalty)
+            raise ConfigError(f"no latency table is called {limit.table!r}", where=latency_name(limit.table))
+    return evaluate(architecture, models=models, limits=problem.limits, penalty=problem.penalty)
 
 
 def broken_limits(problem: Problem, evaluation: Evaluation) -> tuple[str, ...]:
@@ -94,21 +104,10 @@ def broken_limits(problem: Problem, evaluation: Evaluation) -> tuple[str, ...]:
         problem: whose limits must hold.
         evaluation: of the design, by `evaluate_for`.
     """
-    limits = problem.limits
-    pairs = [
-        ("macs", evaluation.macs, limits.macs),
-        ("params", evaluation.params, limits.params),
-        ("memory", evaluation.memory_bytes, limits.memory_bytes),
-        ("rho", evaluation.max_rho, limits.rho),
+    values = [
+        (name, quantities.quantity(name).value(evaluation), allowed) for name, allowed in problem.limits.named().items()
     ]
-    for value in evaluation.latency:
-        reached_ms = value.predicted_ms if value.upper_ms is None else value.upper_ms
-        pairs.append((f"latency:{value.table}", reached_ms, value.budget_ms))
-    return tuple(
-        f"{name}: {value:.10g} > {allowed:.10g}"
-        for name, value, allowed in pairs
-        if allowed is not None and value > allowed
-    )
+    return tuple(f"{name}: {value:.10g} > {allowed:.10g}" for name, value, allowed in values if value > allowed)
 
 
 def refusals(problem: Problem, architecture: Architecture, evaluation: Evaluation) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ One multiply-add is one MAC. The formulas take layers whose numbers are ints, fl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from deepmad_hw.architecture import Architecture
@@ -83,6 +83,23 @@ def layer_params(layer: LayerForm) -> Number:
     return layer_weights(layer) + (2 * layer.norm + layer.bias) * layer.out_channels
 
 
+def total(network: Any, layer: Callable[[LayerForm], Number]) -> Number:
+    """Return the sum of a quantity over the layers of a network.
+
+    Args:
+        network: an `Architecture`, or what `deepmad_hw.expand.sections` takes.
+        layer: what one layer adds.
+
+    Example:
+        >>> from deepmad_hw.architecture import Architecture, Stage, Stem
+        >>> stage = Stage(out=16, bottleneck=8, kernel=3, stride=2, depth=2)
+        >>> network = Architecture(family="basic", resolution=(32, 32), stem=Stem(out=8), stages=(stage,), classes=0)
+        >>> total(network, lambda layer: 1), total(network, layer_macs) == macs(network)
+        (7, True)
+    """
+    return sum(section.repeat * sum(layer(form) for form in section.layers) for section in sections(network))
+
+
 def macs(network: Any) -> Number:
     """Return the multiply-adds of a network at batch 1.
 
@@ -91,7 +108,7 @@ def macs(network: Any) -> Number:
     """
     if isinstance(network, Graph):
         return sum(layer_macs(node.spec) for node in network)
-    return sum(section.repeat * sum(layer_macs(layer) for layer in section.layers) for section in sections(network))
+    return total(network, layer_macs)
 
 
 def params(network: Any) -> Number:
@@ -102,7 +119,7 @@ def params(network: Any) -> Number:
     """
     if isinstance(network, Graph):
         return sum(_node_params(node) for node in network)
-    return sum(section.repeat * sum(layer_params(layer) for layer in section.layers) for section in sections(network))
+    return total(network, layer_params)
 
 
 def _node_params(node: Node) -> int:

@@ -91,37 +91,63 @@ def sections(network: Any) -> Iterator[Section]:
 
 
 def _stage_sections(
-    family: Family, stage: Any, index: int, channels: Number, pixels: tuple[int, int], activation: str
+    family: Family, stage: Any, number: int, channels: Number, pixels: tuple[int, int], activation: str
 ) -> Iterator[Section]:
+    adds = stage.stride == 1 and _equal_ints(channels, stage.out)
+    yield block_section(family, stage, number, channels=channels, pixels=pixels, activation=activation, adds=adds)
+    yield block_section(family, stage, number, channels=None, pixels=pixels, activation=activation, adds=True)
+
+
+def block_section(
+    family: Family,
+    stage: Any,
+    number: int,
+    *,
+    channels: Number | None,
+    pixels: tuple[int, int],
+    activation: str,
+    adds: bool,
+) -> Section:
+    """Return a stage's first block, or its further ones.
+
+    Args:
+        family: the block family.
+        stage: widths, kernel, stride and depth, as in `deepmad_hw.architecture.Stage`.
+        number: of the stage from 1.
+        channels: what the first block is given; None asks for the further blocks, which are given the stage's width.
+        pixels: (height, width) that the stage is given.
+        activation: the network's.
+        adds: whether input and output have one shape, so that a residual can be added.
+    """
+    first = channels is not None
+    stride = stage.stride if first else 1
     height, width = pixels
-    for first in (True, False):
-        in_channels = channels if first else stage.out
-        stride = stage.stride if first else 1
-        shape = BlockShape(
-            in_channels=in_channels,
-            out_channels=stage.out,
-            bottleneck=stage.bottleneck,
-            kernel=stage.kernel,
-            stride=stride,
-            height=height,
-            width=width,
-            activation=activation,
-            first=first,
-            identity=stride == 1 and (not first or _equal_ints(in_channels, stage.out)),
-        )
-        yield Section(
-            kind="first" if first else "further",
-            stage=index,
-            layers=family.block(shape),
-            repeat=1 if first else stage.depth - 1,
-            in_channels=in_channels,
-            out_channels=stage.out,
-            height=height,
-            width=width,
-            stride=stride,
-        )
-        height = out_pixels(height, kernel=1, stride=stride)
-        width = out_pixels(width, kernel=1, stride=stride)
+    if not first:
+        height, width = (out_pixels(side, kernel=1, stride=stage.stride) for side in pixels)
+    in_channels = channels if first else stage.out
+    shape = BlockShape(
+        in_channels=in_channels,
+        out_channels=stage.out,
+        bottleneck=stage.bottleneck,
+        kernel=stage.kernel,
+        stride=stride,
+        height=height,
+        width=width,
+        activation=activation,
+        first=first,
+        identity=adds,
+    )
+    return Section(
+        kind="first" if first else "further",
+        stage=number,
+        layers=family.block(shape),
+        repeat=1 if first else stage.depth - 1,
+        in_channels=in_channels,
+        out_channels=stage.out,
+        height=height,
+        width=width,
+        stride=stride,
+    )
 
 
 def _equal_ints(one: Number, other: Number) -> bool:
@@ -202,12 +228,11 @@ def expand(architecture: Architecture, *, name: str = "network") -> Graph:
     nodes: list[Node] = []
     features: list[str] = []
     last = IMAGE
-    for section in sections(architecture):
-        if section.kind == "first" and section.stride == 2:
+    for block in blocks(architecture):
+        if block.section.kind == "first" and block.section.stride == 2:
             features.append(last)
-        for index in range(section.repeat):
-            nodes += block_nodes(section.layers, prefix=_prefix(section, index), source=last)
-            last = nodes[-1].name
+        nodes += block.nodes
+        last = nodes[-1].name
     return Graph(
         name=name,
         in_channels=architecture.in_channels,
@@ -218,9 +243,39 @@ def expand(architecture: Architecture, *, name: str = "network") -> Graph:
     )
 
 
-def _prefix(section: Section, index: int) -> str:
-    if section.kind in ("first", "further"):
-        return f"stage{section.stage}.block{index + (1 if section.kind == 'first' else 2)}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One block of a network as nodes.
+
+    Args:
+        section: that it belongs to.
+        number: in its stage from 1; 0 outside the stages.
+        nodes: one for each of the section's layers.
+    """
+
+    section: Section
+    number: int
+    nodes: tuple[Node, ...]
+
+
+def blocks(architecture: Architecture) -> Iterator[Block]:
+    """Yield the blocks of a network in execution order.
+
+    Args:
+        architecture: the network as numbers.
+    """
+    last = IMAGE
+    for section in sections(architecture):
+        first = {"first": 1, "further": 2}.get(section.kind, 0)
+        for number in range(first, first + section.repeat):
+            nodes = tuple(block_nodes(section.layers, prefix=_prefix(section, number), source=last))
+            yield Block(section=section, number=number, nodes=nodes)
+            last = nodes[-1].name
+
+
+def _prefix(section: Section, number: int) -> str:
+    if number:
+        return f"stage{section.stage}.block{number}"
     return section.kind if section.kind != "classifier" else ""
 
 

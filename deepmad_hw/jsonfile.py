@@ -135,11 +135,17 @@ def parse_json(text: str, *, where: str) -> Json:
 def plain(value: Any) -> Any:
     """Return records as objects and tuples as lists, all the way down; a square resolution becomes one number.
 
+    A field whose metadata have ``left_out`` is left out where it has that value: files from before it have no such key.
+
     Args:
         value: a record, a tuple or a plain value.
     """
     if dataclasses.is_dataclass(value):
-        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if "left_out" not in field.metadata or getattr(value, field.name) != field.metadata["left_out"]
+        }
         if "resolution" in fields and fields["resolution"][0] == fields["resolution"][1]:
             fields["resolution"] = fields["resolution"][0]
         return fields

@@ -18,17 +18,17 @@ from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.jsonfile import Json, Place, plain, read_json, record, require_keys, typed, versioned, write_json
 from deepmad_hw.latency import CONFIDENCE
-from deepmad_hw.problem import Problem
+from deepmad_hw.problem import Amount, Problem
 from deepmad_hw.solution import (
     ContinuousDesign,
     ContinuousStage,
     Evaluation,
     LatencyValue,
+    MinimumValue,
     Price,
     ScaleValue,
     Solution,
     Status,
-    Tightest,
 )
 from deepmad_hw.space import Space
 
@@ -219,6 +219,7 @@ def evaluation_to_json(evaluation: Evaluation | None) -> Json:
         "params": evaluation.params,
         "memory_bytes": evaluation.memory_bytes,
         "latency": plain(evaluation.latency),
+        **({"others": plain(evaluation.others)} if evaluation.others else {}),
     }
 
 
@@ -243,7 +244,7 @@ def solution_to_json(solution: Solution, *, space: Space | None = None) -> Json:
         "architecture": None if architecture is None else architecture_to_json(architecture),
         **evaluation_to_json(solution.evaluation),
         "prices": plain(solution.prices),
-        "tightest": plain(solution.tightest),
+        "tightest": plain(solution.minimum_values),
         "grid": None if space is None else grid_to_json(space),
         "continuous": _continuous_to_json(solution.continuous),
         "notes": list(solution.notes),
@@ -251,7 +252,7 @@ def solution_to_json(solution: Solution, *, space: Space | None = None) -> Json:
         "seed": solution.seed,
         "timings": _timings_to_json(solution),
     }
-    if solution.status is not Status.INFEASIBLE and not solution.tightest:
+    if solution.status is not Status.INFEASIBLE and not solution.minimum_values:
         del data["tightest"]
     return data
 
@@ -268,7 +269,7 @@ def solution_from_json(data: object, *, where: str = "design") -> Solution:
     """
     at = Place(where)
     fields = versioned(data, at, schema=SCHEMA)
-    require_keys(fields, _SOLUTION_KEYS, at, optional=("tightest", "grid", "continuous"))
+    require_keys(fields, _SOLUTION_KEYS, at, optional=("tightest", "grid", "continuous", "others"))
     architecture = fields["architecture"]
     timings = typed(dict[str, float], fields["timings"], at.key("timings"))
     continuous = _continuous_from_json(fields.get("continuous"), timings, at.key("continuous"))
@@ -283,7 +284,7 @@ def solution_from_json(data: object, *, where: str = "design") -> Solution:
         gap_tolerance=typed(float | None, fields["gap_tolerance"], at.key("gap_tolerance")),
         continuous=continuous,
         prices=typed(tuple[Price, ...], fields["prices"], at.key("prices")),
-        tightest=typed(tuple[Tightest, ...], fields.get("tightest", []), at.key("tightest")),
+        minimum_values=typed(tuple[MinimumValue, ...], fields.get("tightest", []), at.key("tightest")),
         notes=typed(tuple[str, ...], fields["notes"], at.key("notes")),
         versions=tuple(typed(dict[str, str], fields["versions"], at.key("versions")).items()),
         seed=typed(int, fields["seed"], at.key("seed")),
@@ -326,7 +327,7 @@ def _continuous_to_json(design: ContinuousDesign | None) -> Json | None:
 
 _SOLUTION_KEYS = (
     *("status", "objective", "bound", "gap", "gap_tolerance", "method", "problem", "stopped", "architecture"),
-    *("entropy", "rho", "macs", "params", "memory_bytes", "latency"),
+    *("entropy", "rho", "macs", "params", "memory_bytes", "latency", "others"),
     *("prices", "tightest", "grid", "continuous", "notes", "versions", "seed", "timings"),
 )
 _ENTROPY_KEYS = ("score", "penalty", "scales", "pixels", "channels")
@@ -367,6 +368,7 @@ def _evaluation_from_json(fields: Json, at: Place) -> Evaluation | None:
         params=typed(int, fields["params"], at.key("params")),
         memory_bytes=typed(int, fields["memory_bytes"], at.key("memory_bytes")),
         latency=typed(tuple[LatencyValue, ...], fields["latency"], at.key("latency")),
+        others=typed(tuple[Amount, ...], fields.get("others", []), at.key("others")),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from deepmad_hw.architecture import Architecture
+from deepmad_hw.problem import Amount
 
 METHODS = ("certified", "fast", "continuous")  # how a problem may be solved, the surest first
 
@@ -74,6 +75,7 @@ class Evaluation:
         params: trainable parameters.
         memory_bytes: peak activation memory at fp32 and batch 1.
         latency: one value per latency model.
+        others: of quantities that have no field of their own, those that were asked for.
     """
 
     score: float
@@ -84,11 +86,26 @@ class Evaluation:
     params: int
     memory_bytes: int
     latency: tuple[LatencyValue, ...] = ()
+    others: tuple[Amount, ...] = ()
 
     @property
     def max_rho(self) -> float:
         """Return the largest effectiveness over all scales."""
         return max(scale.rho for scale in self.scales)
+
+    def other(self, limit: str) -> float:
+        """Return the value of a quantity that has no field of its own.
+
+        Args:
+            limit: its name.
+
+        Raises:
+            LookupError: it was not asked for.
+        """
+        for amount in self.others:
+            if amount.limit == limit:
+                return amount.value
+        raise LookupError(limit)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,8 +126,8 @@ class Price:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tightest:
-    """The smallest value of one limit that can be reached.
+class MinimumValue:
+    """The smallest value of one limited quantity that a design of the space can have.
 
     Args:
         limit: as in `Price`.
@@ -180,7 +197,7 @@ class Solution:
         gap_tolerance: gap at which a design was asked to count as certified, or None.
         continuous: the continuous design, if it was solved.
         prices: what each limit costs.
-        tightest: smallest reachable values, when infeasible.
+        minimum_values: smallest values that can be reached, when infeasible.
         notes: what a reader should know.
         versions: (package, version) of what took part.
         seed: of the search.
@@ -197,7 +214,7 @@ class Solution:
     gap_tolerance: float | None = None
     continuous: ContinuousDesign | None = None
     prices: tuple[Price, ...] = ()
-    tightest: tuple[Tightest, ...] = ()
+    minimum_values: tuple[MinimumValue, ...] = ()
     notes: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     seed: int = 0

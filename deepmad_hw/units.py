@@ -107,6 +107,22 @@ def parse_rate_per_s(text: str, *, where: str = "rate") -> float:
     return float(_parse(text, dict.fromkeys(RATES, Decimal(1)), where=where, example="400/s"))
 
 
+def parse_number(text: str, *, where: str = "number") -> float:
+    """Return a number above 0 without a unit, such as ``0.3``.
+
+    Args:
+        text: the number.
+        where: the option or key it came from, for the message.
+
+    Raises:
+        ConfigError: no number, a unit, or 0.
+    """
+    value = float(_parse(text, {"": Decimal(1)}, where=where, example="0.3"))
+    if not value > 0:
+        raise ConfigError(f"{text!r} is no number above 0", where=where, hint="say 0.3")
+    return value
+
+
 def parse_resolution(text: str, *, where: str) -> list[int]:
     """Return height and width in pixels of ``224`` or ``192x256``.
 
@@ -161,20 +177,6 @@ def format_percent(share: float) -> str:
         share: 0.005 for half a percent.
     """
     return f"{_digits(share * 100)}%"
-
-
-def format_limit(limit: str, value: float) -> str:
-    """Return the value of a limit as people write it.
-
-    Args:
-        limit: its name, such as ``macs`` or ``latency:board``.
-        value: in the unit that records hold it in.
-    """
-    if limit.startswith("latency:"):
-        return format_time_ms(value)
-    if limit == "memory":
-        return format_bytes(value)
-    return f"{value:.4g}" if limit.startswith("rho") else format_count(value)
 
 
 def _parse(text: str, factors: Mapping[str, Decimal], *, where: str, example: str) -> Decimal:

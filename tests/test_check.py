@@ -93,7 +93,7 @@ def test_evaluation_uses_the_problem_s_penalty():
 
 def test_latency_is_said_for_every_model():
     models = {"a": Flat("a", 1.0), "b": Flat("b", 2.0, margin=0.1)}
-    said = evaluate(DESIGN, models=models, budgets_ms={"b": 40.0})
+    said = evaluate(DESIGN, models=models, limits=Limits(latency=(LatencyLimit(table="b", budget_ms=40.0),)))
     assert [(value.table, value.budget_ms) for value in said.latency] == [("a", None), ("b", 40.0)]
     assert [value.predicted_ms for value in said.latency] == [0.25 + LAYERS, 0.25 + 2 * LAYERS]
     assert [value.upper_ms for value in said.latency] == [None, pytest.approx((0.25 + 2 * LAYERS) * 1.1)]

@@ -19,11 +19,11 @@ from deepmad_hw.solution import (
     ContinuousStage,
     Evaluation,
     LatencyValue,
+    MinimumValue,
     Price,
     ScaleValue,
     Solution,
     Status,
-    Tightest,
 )
 from deepmad_hw.space import Space, StageSpace
 
@@ -138,7 +138,7 @@ designs = st.builds(
     prices=st.lists(
         st.builds(Price, limit=names, binding=st.booleans(), objective_per_unit=numbers, unit=names), max_size=2
     ).map(tuple),
-    tightest=st.lists(st.builds(Tightest, limit=names, value=numbers, unit=names), max_size=2).map(tuple),
+    minimum_values=st.lists(st.builds(MinimumValue, limit=names, value=numbers, unit=names), max_size=2).map(tuple),
     notes=st.lists(names, max_size=2).map(tuple),
     versions=pairs,
     seed=st.integers(0, 99),
@@ -254,7 +254,7 @@ def test_an_infeasible_answer_names_the_tightest_limits():
         method="certified",
         status=Status.INFEASIBLE,
         stopped="infeasible",
-        tightest=(Tightest(limit="macs", value=1.5e6, unit=""),),
+        minimum_values=(MinimumValue(limit="macs", value=1.5e6, unit=""),),
     )
     data = serde.solution_to_json(solution)
     assert data["status"] == "infeasible"

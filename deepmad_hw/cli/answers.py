@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from deepmad_hw import units
+from deepmad_hw import limits, units
 from deepmad_hw.cli import output
+from deepmad_hw.problem import latency_name
 
 if TYPE_CHECKING:
     from deepmad_hw.problem import Problem
@@ -38,7 +39,7 @@ def show(solution: Solution, problem: Problem) -> None:
     sentences = [
         *_prices(solution.prices),
         *_stand_ins(solution.continuous),
-        *_tightest(solution, problem),
+        *_minimum_values(solution, problem),
         *(f"note: {n}" for n in solution.notes),
     ]
     if sentences:
@@ -111,22 +112,16 @@ def _costs(values: Evaluation, problem: Problem) -> list[Row]:
     asked = problem.limits.named()
 
     def row(label: str, limit: str, value: float) -> Row:
-        return (
-            label,
-            units.format_limit(limit, value),
-            units.format_limit(limit, asked[limit]) if limit in asked else "",
-        )
+        return label, limits.formatted(limit, value), limits.formatted(limit, asked[limit]) if limit in asked else ""
 
     rows: list[Row] = [
         ("entropy score", f"{values.score:,.1f}", ""),
         ("depth penalty", f"{values.penalty:,.1f}", ""),
-        row("largest rho", "rho", values.max_rho),
-        row("MACs", "macs", values.macs),
-        row("parameters", "params", values.params),
-        row("activation memory", "memory", values.memory_bytes),
     ]
+    for name, quantity in limits.of_design(values).items():
+        rows.append(row(quantity.label, name, quantity.value(values)))
     for value in values.latency:
-        limit = f"latency:{value.table}"
+        limit = latency_name(value.table)
         rows.append(row(f"latency {value.table}, predicted", limit, value.predicted_ms))
         if value.upper_ms is None:
             rows.append((f"latency {value.table}, at most", "uncalibrated", ""))
@@ -155,13 +150,12 @@ def _stand_ins(design: ContinuousDesign | None) -> list[str]:
     ]
 
 
-def _tightest(solution: Solution, problem: Problem) -> list[str]:
+def _minimum_values(solution: Solution, problem: Problem) -> list[str]:
     asked = problem.limits.named()
     sentences = []
-    for each in solution.tightest:
-        given = f"asked {units.format_limit(each.limit, asked[each.limit])}, " if each.limit in asked else ""
-        kind = "proved" if each.proved else "found by search"
-        sentences.append(
-            f"{each.limit}: {given}smallest reachable {units.format_limit(each.limit, each.value)} ({kind})"
-        )
+    for minimum in solution.minimum_values:
+        name = minimum.limit
+        given = f"asked {limits.formatted(name, asked[name])}, " if name in asked else ""
+        kind = "proved" if minimum.proved else "found by search"
+        sentences.append(f"{name}: {given}smallest reachable {limits.formatted(name, minimum.value)} ({kind})")
     return sentences

@@ -34,10 +34,6 @@ def design(
     latency: options.Latency = [],  # noqa: B006
     confidence: options.Confidence = None,
     allow_uncovered: options.AllowUncovered = False,
-    macs: options.Macs = None,
-    params: options.Params = None,
-    memory: options.Memory = None,
-    rho: options.Rho = None,
     grid: options.Grid = None,
     resolution: options.Resolution = None,
     settings: options.Set = [],  # noqa: B006
@@ -54,11 +50,12 @@ def design(
     ] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder that keeps the design.")] = None,
     json: options.Json = False,
+    **limits: str | None,
 ) -> None:
     """Solve one problem: the best network of a space within its limits."""
     # What was typed is read before anything heavy is loaded.
     requests = options.latency_requests(latency)
-    over = options.overrides(macs=macs, params=params, memory=memory, rho=rho, grid=grid, settings=settings)
+    over = options.overrides(limits, grid=grid, settings=settings)
     choices = options.resolutions(resolution)
     gap_share, time_limit_s = (
         units.parse_percent(gap, where="--gap"),
@@ -108,6 +105,9 @@ def design(
     _stop(solution, question.problem)
     if loop is not None and loop.too_noisy:
         raise TooNoisyError(loop.ended)
+
+
+options.with_limits(design, after="allow_uncovered")
 
 
 def _measured(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepmad_hw import units
+from deepmad_hw import limits, units
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ AllowUncovered = Annotated[
     bool,
     typer.Option("--allow-uncovered", help="Count operations that a table has no rows of as 0 ms, and list them."),
 ]
-Macs = Annotated[str | None, typer.Option(metavar="COUNT", help="Most multiply-adds, such as 1.8G.")]
-Params = Annotated[str | None, typer.Option(metavar="COUNT", help="Most parameters, such as 11.7M.")]
-Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Most activation memory, such as 8MiB.")]
-Rho = Annotated[float | None, typer.Option(help="Largest effectiveness at any scale, such as 0.3.")]
 Gap = Annotated[str, typer.Option(metavar="PERCENT", help="Largest gap to the proved bound.")]
 TimeLimit = Annotated[str, typer.Option(metavar="TIME", help="Longest time to solve.")]
 Grid = Annotated[str | None, typer.Option(metavar="NAME", help="Widths to choose from: default, reference or fine.")]
@@ -68,39 +65,62 @@ def latency_requests(texts: Sequence[str]) -> tuple[LatencyRequest, ...]:
     return tuple(parse_latency(path, budget, where="--latency") for path, _, budget in parts)
 
 
+def with_limits(command: Callable[..., None], *, after: str, ranges: bool = False) -> None:
+    """Give a command one option for everything that can be limited; it finds what was given among its keywords.
+
+    Args:
+        command: with ``**limits`` as its last parameter.
+        after: name of the parameter behind which they stand in its help.
+        ranges: whether each takes a range of values instead of one.
+    """
+    # The list says what can be limited; typer reads it from the signature.
+    own = [
+        each
+        for each in inspect.signature(command, eval_str=True).parameters.values()
+        if each.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    flags = [
+        inspect.Parameter(
+            quantity.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    quantity.option,
+                    metavar="RANGE" if ranges else "VALUE",
+                    help=f"{quantity.help}, such as {quantity.examples if ranges else quantity.example}.",
+                ),
+            ],
+        )
+        for quantity in limits.QUANTITIES.values()
+    ]
+    place = [each.name for each in own].index(after) + 1
+    command.__signature__ = inspect.Signature([*own[:place], *flags, *own[place:]])  # type: ignore[attr-defined]
+
+
 def overrides(
-    *,
-    macs: str | None = None,
-    params: str | None = None,
-    memory: str | None = None,
-    rho: float | None = None,
-    grid: str | None = None,
-    settings: Sequence[str] = (),
+    asked: Mapping[str, str | None] | None = None, *, grid: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return the values that flags put over a run file, by dotted key.
 
     Args:
-        macs: value of ``--macs``.
-        params: value of ``--params``.
-        memory: value of ``--memory``.
-        rho: value of ``--rho``.
+        asked: limits by name, as they were typed; None where an option was not given.
         grid: value of ``--grid``.
         settings: values of ``--set``.
 
     Raises:
         ConfigError: a value has no or another unit.
     """
-    given = {
-        "limits.macs": None if macs is None else units.parse_count(macs, where="--macs"),
-        "limits.params": None if params is None else units.parse_count(params, where="--params"),
-        "limits.memory": None if memory is None else f"{units.parse_bytes(memory, where='--memory')}B",
-        "limits.rho": rho,
-        "grid": grid,
-    }
-    return {
-        **{key: value for key, value in given.items() if value is not None},
-        **dict(_setting(text) for text in settings),
-    }
+    found: dict[str, Any] = {}
+    for name, text in (asked or {}).items():
+        if text is not None:
+            quantity = limits.quantity(name)
+            quantity.parse(text, quantity.option)
+            found[f"limits.{name}"] = text
+    if grid is not None:
+        found["grid"] = grid
+    return {**found, **dict(_setting(text) for text in settings)}
 
 
 def confidence_share(text: str | None) -> float | None:

@@ -42,10 +42,6 @@ def sweep(
             "5ms,30fps,like:resnet18. Repeatable: ranges of several devices walk together.",
         ),
     ] = [],  # noqa: B006
-    macs: Annotated[str | None, typer.Option(metavar="RANGE", help="Most multiply-adds, such as 0.5G:2G:5.")] = None,
-    params: Annotated[str | None, typer.Option(metavar="RANGE", help="Most parameters, such as 5M:20M:4.")] = None,
-    memory: Annotated[str | None, typer.Option(metavar="RANGE", help="Most activation memory: 4MiB:8MiB:3.")] = None,
-    rho: Annotated[str | None, typer.Option(metavar="RANGE", help="Largest effectiveness, such as 0.1:1.0:10.")] = None,
     resolution: Annotated[
         str | None, typer.Option(metavar="SIDE|HxW[,...]", help="Pixels of the image; each makes a line of its own.")
     ] = None,
@@ -76,6 +72,7 @@ def sweep(
         typer.Option(metavar="NETWORK", help="Compare with this network, folder or file instead. Repeatable."),
     ] = [],  # noqa: B006
     json: options.Json = False,
+    **limits: str | None,
 ) -> None:
     """Solve a problem for many budgets: every point certified, none worth less than one with smaller budgets."""
     from deepmad_hw.workflows import sweep as sweeps
@@ -84,7 +81,9 @@ def sweep(
     plan = sweep_axes.make_plan(
         configs,
         sweep_axes.Ranges(
-            macs=macs, params=params, memory=memory, rho=rho, resolution=resolution, latency=_tables(latency)
+            limits={name: text for name, text in limits.items() if text is not None},
+            resolution=resolution,
+            latency=_tables(latency),
         ),
         settings=sweep_plan.Settings(
             method=method.value,
@@ -128,6 +127,9 @@ def sweep(
         from deepmad_hw.workflows.bench import require_sure
 
         require_sure(_measured_rows(results))
+
+
+options.with_limits(sweep, after="latency", ranges=True)
 
 
 def _measured_rows(results: Results) -> list[Row]:

@@ -20,10 +20,13 @@ from typing import Any
 import highspy
 import numpy as np
 from numpy.typing import NDArray
+from pyomo.common.collections import ComponentMap
 from scipy import sparse
 
 from deepmad_hw.optimize.coefficients import Coefficients, restricted
-from deepmad_hw.optimize.milp import Milp, Range, RowPlace, Sum, Variables, build, exists
+from deepmad_hw.optimize.encoding import Designs
+from deepmad_hw.optimize.linear import Milp, RowPlace, Sum, Variables, exists
+from deepmad_hw.optimize.milp import Range, build
 from deepmad_hw.optimize.solvers import compiled
 
 Bools = NDArray[np.bool_]
@@ -120,7 +123,7 @@ class _RestrictedMaster:
     def __init__(self, milp: Milp, ranges: Sequence[Range], design: Ints, *, threads: int, deadline: float) -> None:
         form = compiled(milp.model)
         self.milp, self._ranges, self._deadline = milp, ranges, deadline
-        self._column = {id(variable): index for index, variable in enumerate(form.columns)}
+        self._column: Any = ComponentMap((variable, index) for index, variable in enumerate(form.columns))
         bounds = [variable.bounds for variable in form.columns]
         self._low = np.array([-np.inf if low is None else low for low, _ in bounds], dtype=float)
         self._high = np.array([np.inf if high is None else high for _, high in bounds], dtype=float)
@@ -193,18 +196,17 @@ class _RestrictedMaster:
         """
         spare = gains.bound - target
         masks = []
-        given, before = self._losses(gains, self.milp.stem), int(design[0])
-        for index, stage in enumerate(self.milp.stages):
+        given = self._losses(gains, self.milp.stem)
+        for stage, (before, out, chosen, _) in zip(self.milp.stages, Designs(design).by_stage(), strict=True):
             width, inner = self._losses(gains, stage.width), self._losses(gains, stage.inner)
             kept = (
                 self._losses(gains, stage.first_in) + given[:, None] + inner[None, :] < spare,
                 self._losses(gains, stage.skip).min(axis=0) + given[:, None] + width[None, :] < spare,
                 self._losses(gains, stage.first_out).min(axis=0) + width[:, None] + inner[None, :] < spare,
             )
-            out, chosen = int(design[1 + 3 * index]), int(design[2 + 3 * index])
             kept[0][before, chosen] = kept[1][before, out] = kept[2][out, chosen] = True
             masks.append(kept)
-            given, before = width, out
+            given = width
         return masks
 
     # --- pricing ---
@@ -276,9 +278,8 @@ class _RestrictedMaster:
     def _seeds(self, design: Ints, axes: _Axes) -> Ints:
         """Return the pairs of a design, so that there is a point, and those between two knots."""
         found = []
-        before = int(design[0])
-        for index, stage in enumerate(self.milp.stages):
-            out, inner = int(design[1 + 3 * index]), int(design[2 + 3 * index])
+        chosen_of = Designs(design).by_stage()
+        for index, (stage, (before, out, inner, _)) in enumerate(zip(self.milp.stages, chosen_of, strict=True)):
             given, width, chosen = (
                 np.union1d(axis.knots, mine)
                 for axis, mine in (
@@ -295,7 +296,6 @@ class _RestrictedMaster:
             ):
                 at_knots = group[:, rows][:, :, columns]
                 found.append(self._numbers(at_knots[exists(at_knots)]))
-            before = out
         return np.unique(np.concatenate(found))
 
     def _costs(self, total: Sum) -> Floats:
@@ -304,7 +304,7 @@ class _RestrictedMaster:
         return cost
 
     def _numbers(self, variables: Sequence[Any] | Variables) -> Ints:
-        return np.array([self._column[id(variable)] for variable in variables], dtype=np.int64)
+        return np.array([self._column[variable] for variable in variables], dtype=np.int64)
 
     def _left_s(self) -> float:
         return self._deadline - time.monotonic()

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pyomo.core.expr import LinearExpression
 
-from deepmad_hw import entropy
 from deepmad_hw.optimize.bound_tightening import tighten
 from deepmad_hw.optimize.coefficients import Coefficients
-from deepmad_hw.optimize.milp import Milp, Range, Sum, build, log_fan_in_ranges
+from deepmad_hw.optimize.linear import Milp, Sum
+from deepmad_hw.optimize.milp import Range, build, log_fan_in_ranges
+from deepmad_hw.optimize.quantities import objective_terms
 from deepmad_hw.optimize.solvers import HighsModel
 
 Floats = NDArray[np.float64]
@@ -68,7 +68,7 @@ class _State:
     refused: int = 0
     solves: int = 0
     target: float = -math.inf  # what designs outside the reduced tables do not exceed
-    tangents: set[tuple[float, ...]] = field(default_factory=set)
+    cuts: set[Hashable] = field(default_factory=set)
 
     @property
     def gap(self) -> float:
@@ -121,7 +121,7 @@ def certify(
         return state.result()
     milp = build(reduced[0], ranges=reduced[1])
     if state.design is not None:
-        _demand(milp, milp.objective, state.target)
+        _add_cutoff(milp, state.target)
     solver = HighsModel(milp.model, threads=threads, log=log)
     while state.solves < MAX_SOLVES and time.monotonic() < deadline and not state.infeasible:
         refused = state.refused
@@ -170,9 +170,9 @@ def _reduced(
     return tables, ranges
 
 
-def _demand(milp: Milp, total: Sum, least: float) -> None:
+def _add_cutoff(milp: Milp, least: float) -> None:
     """Leave only designs of at least some objective: all others are bounded by it already."""
-    milp.model.rows.add((least - BOUND_SAFETY * abs(least), total.expression(), None))
+    milp.model.rows.add((least - BOUND_SAFETY * abs(least), milp.objective.expression(), None))
 
 
 def _pairs(tables: Coefficients) -> int:
@@ -201,7 +201,7 @@ def _solve_once(milp: Milp, solver: HighsModel, state: _State, judge: Judge, *, 
         state.refused += 1
         milp.exclude(design)
         return True
-    return outcome.optimal and _add_tangent(milp, solver, _penalised(milp, design), state)
+    return outcome.optimal and _add_cuts(milp, solver, design, state)
 
 
 def _note_infeasible(state: _State) -> None:
@@ -213,36 +213,13 @@ def _note_infeasible(state: _State) -> None:
         state.stopped = "nothing better within the gap is left"
 
 
-# --- penalty --------------------------------------------------------------------------------------------------------
-
-
-def _penalised(milp: Milp, design: Ints) -> Floats:
-    depths = entropy.penalised_depths(milp.tables.problem.space.family, design[3::3].tolist())
-    return np.array(depths, dtype=float)
-
-
-def _penalty(milp: Milp, depths: Floats) -> float:
-    """Return Q at real depths of the stages that count."""
-    if len(depths) < 2:
-        return float(entropy.PENALTY_WEIGHT)
-    spread = depths.var() if milp.tables.problem.penalty == "variance" else depths.std()
-    return entropy.PENALTY_WEIGHT * math.exp(min(float(spread), 100.0))
-
-
-def _add_tangent(milp: Milp, solver: HighsModel, depths: Floats, state: _State) -> bool:
-    """Bound the penalty from below by its tangent at some depths; return whether that is new.
-
-    Q is convex, so every tangent lies below it: ``Q >= Q(L0) + grad Q(L0) . (L - L0)``.
-    """
-    key = tuple(depths.round(9))
-    if len(depths) < 2 or depths.std() < BOUND_SAFETY or key in state.tangents:
-        return False
-    state.tangents.add(key)
-    value = _penalty(milp, depths)
-    slope = 2.0 if milp.tables.problem.penalty == "variance" else 1 / depths.std()
-    gradient = value * slope * (depths - depths.mean()) / len(depths)
-    low, factors = float(value - gradient @ depths), [1.0, *(-gradient).tolist()]
-    variables = [milp.penalty, *milp.penalised]
-    milp.model.rows.add((low, LinearExpression(linear_coefs=factors, linear_vars=variables), None))
-    solver.add_row(variables, factors, low=low, high=math.inf)
-    return True
+def _add_cuts(milp: Milp, solver: HighsModel, design: Ints, state: _State) -> bool:
+    """Make the model's objective of a design exact; return whether any of it was not."""
+    found = [cut for term in objective_terms(milp.tables) if (cut := term.cut(milp, design)) is not None]
+    new = [cut for cut in found if cut.key not in state.cuts]
+    for cut in new:
+        state.cuts.add(cut.key)
+        row = Sum(variables=list(cut.variables), factors=list(cut.factors))
+        milp.model.rows.add((cut.low, row.expression(), None))
+        solver.add_row(cut.variables, cut.factors, low=cut.low, high=math.inf)
+    return bool(new)

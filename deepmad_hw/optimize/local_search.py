@@ -16,8 +16,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw.optimize.coefficients import Coefficients
-from deepmad_hw.optimize.evaluator import Evaluator, sample_designs
+from deepmad_hw.optimize.coefficients import Coefficients, sample_designs
+from deepmad_hw.optimize.encoding import encoded, inner_stage, stage_columns
+from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.solution import ContinuousDesign
 
 Ints = NDArray[np.int64]
@@ -64,12 +65,9 @@ class LocalSearch:
         self._perturbations = perturbations
         self._refused: set[bytes] = set()
         self._limit_penalty = LIMIT_PENALTY
-        sizes = [len(tables.stem_widths)]
-        lows = [0]
-        for grid in tables.stages:
-            sizes += [len(grid.out_widths), len(grid.bottleneck), grid.depth[1] + 1]
-            lows += [0, 0, grid.depth[0]]
-        self._low, self._high = np.array(lows), np.array(sizes) - 1
+        self._low = encoded(0, [(0, 0, grid.depth[0]) for grid in tables.stages])
+        ends = [(len(grid.out_widths) - 1, len(grid.bottleneck) - 1, grid.depth[1]) for grid in tables.stages]
+        self._high = encoded(len(tables.stem_widths) - 1, ends)
 
     def refuse(self, design: Ints) -> None:
         """Never return a design again.
@@ -113,14 +111,15 @@ class LocalSearch:
         return np.asarray(candidates[np.argmax(self._lenient(candidates))])
 
     def _roundings(self, point: ContinuousDesign) -> Ints:
-        columns = [self._near(self._tables.stem_widths, point.stem)]
+        stem = self._near(self._tables.stem_widths, point.stem)
+        stages = []
         for grid, stage in zip(self._tables.stages, point.stages, strict=True):
-            columns.append(self._near(grid.out_widths, stage.out))
+            out = self._near(grid.out_widths, stage.out)
             bottlenecks, kernels = np.unique(grid.bottleneck), np.unique(grid.kernel)
             inner = self._near(bottlenecks, stage.bottleneck) * len(kernels) + self._near(kernels, stage.kernel)
-            columns.append(inner)
-            columns.append(np.clip(np.floor(stage.depth) + self._random.integers(-1, 3, ROUNDINGS), *grid.depth))
-        return np.stack(columns, axis=1).astype(np.int64)
+            depth = np.clip(np.floor(stage.depth) + self._random.integers(-1, 3, ROUNDINGS), *grid.depth)
+            stages.append((out, inner, depth))
+        return encoded(stem, stages)
 
     def _near(self, values: Ints, wanted: float) -> Ints:
         """Return random picks among the grid's values around a wanted one."""
@@ -140,8 +139,9 @@ class LocalSearch:
         moves = []
         for column in range(len(self._low)):
             steps = {1, 2}
-            if column and column % 3 == 2:
-                kernels = len(np.unique(self._tables.stages[column // 3].kernel))
+            stage = inner_stage(column)
+            if stage is not None:
+                kernels = len(np.unique(self._tables.stages[stage - 1].kernel))
                 steps = {1, kernels, 2 * kernels} if kernels > 1 else {1, 2}
             for step in sorted(steps):
                 for sign in (-step, step):
@@ -171,7 +171,7 @@ class LocalSearch:
     def _whole_stages(self, design: Ints) -> Ints:
         """Return all designs that differ in one stage's width, inner choice or depth, whatever the distance."""
         found = []
-        for i, grid in enumerate(self._tables.stages):
+        for stage, grid in enumerate(self._tables.stages, start=1):
             out, inner, depth = np.meshgrid(
                 np.arange(len(grid.out_widths)),
                 np.arange(len(grid.bottleneck)),
@@ -179,7 +179,7 @@ class LocalSearch:
                 indexing="ij",
             )
             variants = np.repeat(design[None], out.size, axis=0)
-            variants[:, 1 + 3 * i : 4 + 3 * i] = np.stack([out.ravel(), inner.ravel(), depth.ravel()], axis=1)
+            variants[:, stage_columns(stage)] = np.stack([out.ravel(), inner.ravel(), depth.ravel()], axis=1)
             found.append(self._inside(variants))
         return np.concatenate(found)
 

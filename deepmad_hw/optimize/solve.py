@@ -18,11 +18,11 @@ from deepmad_hw.latency import LatencyModel
 from deepmad_hw.optimize.certified import Certified, certify
 from deepmad_hw.optimize.coefficients import Coefficients, coefficients
 from deepmad_hw.optimize.continuous import ContinuousResult, solve_continuous
+from deepmad_hw.optimize.infeasibility import Infeasibility
 from deepmad_hw.optimize.local_search import PERTURBATIONS, LocalSearch
-from deepmad_hw.optimize.reach import reachable
-from deepmad_hw.optimize.tightest import Relaxer
+from deepmad_hw.optimize.quantities import limited
 from deepmad_hw.problem import Problem
-from deepmad_hw.solution import METHODS, Solution, Status, Tightest
+from deepmad_hw.solution import METHODS, MinimumValue, Solution, Status
 
 MAX_REFUSALS = 10
 ANY_GAP = 1e6  # relative: the first design that keeps all limits is good enough
@@ -131,7 +131,7 @@ class _Run:
         evaluation = check.evaluate_for(self.problem, architecture, self.models)
         return None if check.refusals(self.problem, architecture, evaluation) else evaluation.objective
 
-    def answer(self, status: Status, stopped: str, *, tightest: tuple[Tightest, ...] = ()) -> Solution:
+    def answer(self, status: Status, stopped: str, *, minimum_values: tuple[MinimumValue, ...] = ()) -> Solution:
         """Return a solution without a design."""
         return Solution(
             problem=self.problem.name,
@@ -140,7 +140,7 @@ class _Run:
             stopped=stopped,
             continuous=self.continuous.design if self.continuous else None,
             prices=self.continuous.prices if self.continuous else (),
-            tightest=tightest,
+            minimum_values=minimum_values,
             notes=_notes(self.tables),
             versions=versions(),
             seed=self.seed,
@@ -194,7 +194,7 @@ def _fast_or_none(run: _Run, *, threads: int, deadline: float) -> Solution:
 
 
 def _proved_infeasible(run: _Run, outcome: Certified, fast: Solution, *, threads: int, deadline: float) -> Solution:
-    answer = run.answer(Status.INFEASIBLE, f"proved: {outcome.stopped}", tightest=fast.tightest)
+    answer = run.answer(Status.INFEASIBLE, f"proved: {outcome.stopped}", minimum_values=fast.minimum_values)
     return _with_needs(run, answer, threads=threads, deadline=deadline)
 
 
@@ -210,7 +210,7 @@ def _certified(run: _Run, *, gap: float, threads: int, deadline: float) -> Solut
     if outcome.infeasible:
         return _proved_infeasible(run, outcome, fast, threads=threads, deadline=deadline)
     if outcome.design is None:
-        return run.answer(Status.FAILED, outcome.stopped, tightest=fast.tightest)
+        return run.answer(Status.FAILED, outcome.stopped, minimum_values=fast.minimum_values)
     return _judged(run, outcome, gap=gap)
 
 
@@ -239,12 +239,12 @@ def _judged(run: _Run, outcome: Certified, *, gap: float) -> Solution:
 
 def _with_needs(run: _Run, answer: Solution, *, threads: int, deadline: float) -> Solution:
     """Return an infeasible answer with what each limit would need given the others."""
-    needs = Relaxer(run.tables, run.models, threads=threads, deadline=deadline).run()
+    needs = Infeasibility(run.tables, run.models, threads=threads, deadline=deadline).minimum_values()
     run.clock.lap("smallest values given the others")
     notes = answer.notes if needs else (*answer.notes, "what each limit would need given the others was not found")
     return replace(
         answer,
-        tightest=tuple(need.tightest for need in needs) or answer.tightest,
+        minimum_values=needs or answer.minimum_values,
         notes=notes,
         timings_ms=tuple(run.clock.laps),
     )
@@ -252,11 +252,11 @@ def _with_needs(run: _Run, answer: Solution, *, threads: int, deadline: float) -
 
 def _nothing_found(run: _Run) -> Solution:
     """Return that limits cannot be kept where one of them cannot even alone, else only that nothing was found."""
-    reaches = tuple(reachable(run.tables))
+    smallest = [(limit, limit.smallest().value) for limit in limited(run.tables)]
     run.clock.lap("smallest values")
-    tightest = tuple(reach.tightest() for reach in reaches)
-    broken = [f"{reach.limit} cannot go below {reach.value:.6g}" for reach in reaches if reach.broken]
+    values = tuple(limit.minimum_value(value, proved=True) for limit, value in smallest)
+    broken = [f"{limit.name} cannot go below {value:.6g}" for limit, value in smallest if value > limit.limit]
     if broken:
-        return run.answer(Status.INFEASIBLE, "; ".join(broken), tightest=tightest)
+        return run.answer(Status.INFEASIBLE, "; ".join(broken), minimum_values=values)
     stopped = "no design was found that keeps all limits at once, though each alone can be kept"
-    return run.answer(Status.FAILED, stopped, tightest=tightest)
+    return run.answer(Status.FAILED, stopped, minimum_values=values)

@@ -24,6 +24,7 @@ import highspy
 import numpy as np
 import pyomo.environ as pyo
 from numpy.typing import NDArray
+from pyomo.common.collections import ComponentMap
 from pyomo.repn.plugins.nl_writer import NLWriter
 from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
@@ -177,7 +178,7 @@ class HighsModel:
         highspy.Highs.resetGlobalScheduler(True)
         form = compiled(model)
         self._variables = form.columns
-        self._column = {id(variable): index for index, variable in enumerate(form.columns)}
+        self._column: Any = ComponentMap((variable, index) for index, variable in enumerate(form.columns))
         self._whole = np.array([not variable.is_continuous() for variable in form.columns])
         self._ends = (
             np.array([form.columns[i].bounds for i in np.flatnonzero(self._whole)], dtype=float).reshape(-1, 2).T
@@ -258,7 +259,7 @@ class HighsModel:
         return True
 
     def _columns(self, variables: Sequence[Any]) -> NDArray[np.int32]:
-        return np.array([self._column[id(variable)] for variable in variables], dtype=np.int32)
+        return np.array([self._column[variable] for variable in variables], dtype=np.int32)
 
 
 def _highs_lp(form: Any) -> Any:

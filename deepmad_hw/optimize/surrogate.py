@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from deepmad_hw.optimize.coefficients import Coefficients, StageGrid, StageTerms, Terms
-from deepmad_hw.optimize.evaluator import sample_designs
+from deepmad_hw.optimize.coefficients import Coefficients, sample_designs
+from deepmad_hw.optimize.encoding import Designs
+from deepmad_hw.optimize.grid import StageGrid
+from deepmad_hw.optimize.layer_tables import StageTerms, Terms
 
 Floats = NDArray[np.float64]
 
@@ -126,21 +128,15 @@ def _errors(
     tables: Coefficients, terms: Terms, stem: Posynomial, stages: Sequence[Mapping[str, Posynomial]], tail: Posynomial
 ) -> tuple[float, float]:
     designs = sample_designs(tables, _ERROR_DESIGNS, seed=0)
-    truth = terms.stem[designs[:, 0]]
-    log_width = np.log(tables.stem_widths)[designs[:, 0]]
+    rows = Designs(designs)
+    log_width = np.log(tables.stem_widths)[rows.width(0)]
     fitted = stem([log_width], exp=np.exp)
-    before = designs[:, 0]
-    for i, (grid, part, fit) in enumerate(zip(tables.stages, terms.stages, stages, strict=True)):
-        out, inner, depth = designs[:, 1 + 3 * i], designs[:, 2 + 3 * i], designs[:, 3 + 3 * i]
-        truth = truth + part.first_in[before, inner] + part.first_skip[before, out] + part.first_out[out, inner]
-        truth = truth + (depth - 1) * part.further[out, inner]
+    for grid, fit, (_, out, inner, depth) in zip(tables.stages, stages, rows.by_stage(), strict=True):
         logs = [log_width, np.log(grid.bottleneck)[inner], np.log(grid.kernel)[inner]]
         log_width = np.log(grid.out_widths)[out]
         fitted = fitted + stage_value(fit, logs[0], log_width, logs[1], logs[2], depth, exp=np.exp)
-        before = out
-    truth = truth + terms.tail[before]
     fitted = fitted + tail([log_width], exp=np.exp)
-    error = np.abs(fitted / truth - 1)
+    error = np.abs(fitted / terms.of(tables.stages, designs) - 1)
     return float(np.median(error)), float(error.max())
 
 

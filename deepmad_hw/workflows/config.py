@@ -6,15 +6,25 @@ The schema is the pydantic models below; configs/README.md explains it to people
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from deepmad_hw import entropy, families, serde, units
+from deepmad_hw import entropy, families, limits, serde, units
 from deepmad_hw.architecture import Head
 from deepmad_hw.errors import ConfigError, known_names
 from deepmad_hw.families.base import Family
@@ -205,12 +215,12 @@ def _grid_form(item: Any) -> Any:
     return {"ratio": GRIDS[item]}
 
 
-def _count(item: Any) -> Any:
-    return units.parse_count(item, where="") if isinstance(item, str) else item
-
-
-def _size(item: Any) -> Any:
-    return units.parse_bytes(str(item), where="")
+def _limit(name: str, item: Any) -> Any:
+    """Return the value of a limit, which people write as text with its unit, or as a number where it has none."""
+    quantity = limits.quantity(name)
+    if isinstance(item, bool) or not isinstance(item, str | int | float):
+        raise ConfigError(f"expected a value such as {quantity.example}, got {item!r:.60}")
+    return quantity.parse(str(item), "")
 
 
 _Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
@@ -221,7 +231,6 @@ _Kernel = Annotated[int, Field(ge=1, le=31)]
 _Kernels = Annotated[list[_Kernel], Field(min_length=1, max_length=16), _listed(1)]
 _Pair = Annotated[list[Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]], Field(min_length=2, max_length=2), _listed(2)]
 _RatioPair = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
-_Count = Annotated[int, Field(gt=0), BeforeValidator(_count)]
 
 
 class _Grid(_Section):
@@ -285,30 +294,31 @@ class _Space(_Section):
     rules: _Rules = _Rules()
 
 
-class _Limits(_Section):
-    macs: _Count | None = None
-    params: _Count | None = None
-    rho: Annotated[float, Field(gt=0)] | None = None
-    memory: Annotated[int, Field(gt=0), BeforeValidator(_size)] | None = None
+class _LatencyLimits(_Section):
     latency: dict[str, str] = {}
 
 
-class _Sweep(_Section):
-    macs: str | None = None
-    params: str | None = None
-    memory: str | None = None
-    rho: str | None = None
+class _LatencyRanges(_LatencyLimits):
     resolution: str | None = None
-    latency: dict[str, str] = {}
+
+
+def _with_quantities(base: type[_Section], kind: Callable[[str], Any]) -> Any:
+    """Return a section with one more key for everything that can be limited."""
+    fields: dict[str, Any] = {name: (kind(name), None) for name in limits.QUANTITIES}
+    return create_model(base.__name__, __base__=base, **fields)
+
+
+_Limits = _with_quantities(_LatencyLimits, lambda name: Annotated[Any, BeforeValidator(partial(_limit, name))])
+_Sweep = _with_quantities(_LatencyRanges, lambda _: str | None)
 
 
 class _Config(_Section):
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     space: _Space
     grid: Annotated[_Grid, BeforeValidator(_grid_form)] = _Grid()
-    limits: _Limits = _Limits()
+    limits: Annotated[Any, GetPydanticSchema(lambda _, handler: handler(_Limits))] = Field(default_factory=_Limits)
     penalty: str = "std"
-    sweep: _Sweep = _Sweep()
+    sweep: Annotated[Any, GetPydanticSchema(lambda _, handler: handler(_Sweep))] = Field(default_factory=_Sweep)
 
 
 def _refusal(detail: ErrorDetails, document: Document, *, more: int) -> ConfigError:
@@ -328,16 +338,16 @@ def _run(config: _Config, document: Document) -> Run:
     if config.penalty not in entropy.PENALTIES:
         expected = ", ".join(entropy.PENALTIES)
         raise document.error(("penalty",), f"unknown penalty {config.penalty!r}", hint=f"expected one of {expected}")
-    limits = config.limits
+    asked = {name: value for name in limits.QUANTITIES if (value := getattr(config.limits, name)) is not None}
     with document.at("limits"):
-        kept = Limits(macs=limits.macs, params=limits.params, memory_bytes=limits.memory, rho=limits.rho)
+        kept = Limits.of(asked)
     problem = Problem(
         name=config.name or document.path.stem, space=_space(config, document), limits=kept, penalty=config.penalty
     )
     ranges = config.sweep.model_dump(exclude_none=True, exclude_defaults=True)
     if config.sweep.latency:
         ranges["latency"] = {str(document.path.parent / path): text for path, text in config.sweep.latency.items()}
-    return Run(problem=problem, latency=tuple(_requests(limits.latency, document)), sweep=ranges)
+    return Run(problem=problem, latency=tuple(_requests(config.limits.latency, document)), sweep=ranges)
 
 
 def _requests(latency: Mapping[str, str], document: Document) -> list[LatencyRequest]:
@@ -411,24 +421,21 @@ def _widths(asked: _Widths, grid: _Grid, document: Document, place: tuple[str | 
 
 def _stored_run(path: Path, overrides: Mapping[str, Any]) -> Run:
     """Return what a ``problem.json`` asks for; its keys are those of the records."""
-    data = read_json(path)
+    data, changed = read_json(path), {}
     for key, value in overrides.items():
-        if key == "limits.memory":
-            put(data, "limits.memory_bytes", _size(value))
+        name = key.removeprefix("limits.")
+        if name != key and name in limits.QUANTITIES:
+            changed[name] = _limit(name, value)
         elif key == "grid":
             raise ConfigError("a stored problem has its widths written out", where="grid", hint="give the run file")
         else:
             put(data, key, value)
     file = serde.problem_from_json(data, where=str(path))
     paths = {reference.table: path.parent / reference.path for reference in file.tables}
-    limits = file.problem.limits
     requests = []
-    for limit in limits.latency:
+    for limit in file.problem.limits.latency:
         if limit.table not in paths:
             raise ConfigError(f"no file is named for table {limit.table!r}", where=str(path), hint="add it to tables")
         requests.append(LatencyRequest(path=paths[limit.table], budget_ms=limit.budget_ms))
-    return Run(problem=_without_latency(file.problem), latency=tuple(requests))
-
-
-def _without_latency(problem: Problem) -> Problem:
-    return replace(problem, limits=replace(problem.limits, latency=()))
+    kept = replace(Limits.of({**file.problem.limits.named(), **changed}), latency=())
+    return Run(problem=replace(file.problem, limits=kept), latency=tuple(requests))

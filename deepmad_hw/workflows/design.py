@@ -14,7 +14,7 @@ from deepmad_hw.certificate import certificate
 from deepmad_hw.errors import ConfigError, InputFileError, StorageError
 from deepmad_hw.jsonfile import write_json
 from deepmad_hw.latency import CONFIDENCE, LatencyModel, predict_ms, upper_ms
-from deepmad_hw.problem import LatencyLimit, Problem
+from deepmad_hw.problem import LatencyLimit, Problem, latency_name
 from deepmad_hw.serde import ProblemFile, TableReference
 from deepmad_hw.serde_table import sidecar_path
 from deepmad_hw.solution import METHODS, Solution, Status
@@ -89,7 +89,7 @@ def design(
     given = dict(models or {})
     for limit in problem.limits.latency:
         if limit.table not in given:
-            raise ConfigError(f"no latency table is called {limit.table!r}", where=f"latency:{limit.table}")
+            raise ConfigError(f"no latency table is called {limit.table!r}", where=latency_name(limit.table))
     from deepmad_hw.optimize.solve import solve
 
     solution: Solution = solve(

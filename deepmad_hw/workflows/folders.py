@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deepmad_hw import serde, units
+from deepmad_hw import limits as quantities
+from deepmad_hw import serde
 from deepmad_hw.errors import InputFileError
 from deepmad_hw.jsonfile import Json, read_json
 from deepmad_hw.problem import Limits
@@ -76,8 +77,8 @@ def needs(solution: Solution, limits: Limits) -> str:
         limits: that were asked for.
     """
     asked = limits.named()
-    short = [each for each in solution.tightest if each.value > asked.get(each.limit, 0.0)]
-    found = [f"{each.limit} needs at least {units.format_limit(each.limit, each.value)}" for each in short]
+    short = [each for each in solution.minimum_values if each.value > asked.get(each.limit, 0.0)]
+    found = [f"{each.limit} needs at least {quantities.formatted(each.limit, each.value)}" for each in short]
     return "; ".join(found) or solution.stopped
 
 

@@ -249,7 +249,7 @@ def not_below(
         evaluation=evaluation,
         bound=bound,
         gap_tolerance=solution.gap_tolerance if solution.gap_tolerance is not None else gap if proved else None,
-        tightest=(),
+        minimum_values=(),
         notes=(*solution.notes, note),
     )
 

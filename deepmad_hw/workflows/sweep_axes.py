@@ -9,15 +9,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from deepmad_hw import units
+from deepmad_hw import limits, units
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.latency import CONFIDENCE
+from deepmad_hw.problem import latency_name, table_of
 from deepmad_hw.workflows.config import Run, load_run, parse_latency
 from deepmad_hw.workflows.design import Question, load_table, with_tables
-from deepmad_hw.workflows.ranges import expanded, in_unit, latencies
+from deepmad_hw.workflows.ranges import expanded, latencies
 from deepmad_hw.workflows.sweep_plan import Asked, Plan, Settings, each_device, line
-
-COUNTS = ("macs", "params")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,18 +24,12 @@ class Ranges:
     """Ranges and lists, as people write them; None or nothing leaves a value as the run file has it.
 
     Args:
-        macs: of multiply-adds, such as ``0.5G:2G:5``.
-        params: of parameters.
-        memory: of activation memory.
-        rho: of the largest effectiveness.
+        limits: of what can be limited, by name, such as ``{"macs": "0.5G:2G:5", "rho": "0.3"}``.
         resolution: of pixels, such as ``192,224`` or ``192x256,224``.
         latency: of budgets, by the table's path, such as ``5ms:50ms:10:log`` or ``20fps:60fps:5``.
     """
 
-    macs: str | None = None
-    params: str | None = None
-    memory: str | None = None
-    rho: str | None = None
+    limits: Mapping[str, str] = field(default_factory=dict)
     resolution: str | None = None
     latency: Mapping[str, str] = field(default_factory=dict)
 
@@ -46,11 +39,14 @@ class Ranges:
         Args:
             file: `Run.sweep`.
         """
-        given = {name: getattr(self, name) for name in ("macs", "params", "memory", "rho", "resolution")}
-        kept = {name: value for name, value in given.items() if value is not None}
         own = {Path(path).resolve() for path in self.latency}
         others = {path: text for path, text in file.get("latency", {}).items() if Path(path).resolve() not in own}
-        return Ranges(**{**file, **kept, "latency": {**others, **self.latency}})
+        limits = {name: text for name, text in file.items() if name not in ("latency", "resolution")}
+        return Ranges(
+            limits={**limits, **self.limits},
+            resolution=self.resolution or file.get("resolution"),
+            latency={**others, **self.latency},
+        )
 
 
 def make_plan(
@@ -106,30 +102,39 @@ def _question(run: Run, load: Any, *, confidence: float | None, allow_uncovered:
 def _lines(config: str, ranges: Ranges, overrides: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, Run]]]]:
     """Yield the lines of one run file: their group, and the name and run of each point."""
     asked = ranges.over(load_run(config, overrides=overrides).sweep)
-    budgets = _together(_budgets(asked))
-    rhos = expanded(asked.rho, _rho, where="--rho") if asked.rho else ("",)
+    budgets, apart = _together(_budgets(asked)), _apart(asked)
     sides = tuple(asked.resolution.split(",")) if asked.resolution else ("",)
-    walked, apart = (budgets, rhos) if len(budgets) > 1 else ([{**budgets[0], "rho": rho} for rho in rhos], ("",))
-    for side, rho in product(sides, apart):
-        group = ", ".join(
-            text for text in (f"rho {rho}" if len(apart) > 1 else "", side if len(sides) > 1 else "") if text
-        )
+    walked, apart = (budgets, apart) if len(budgets) > 1 else ([{**budgets[0], **each} for each in apart], [{}])
+    for side, each in product(sides, apart):
+        own = [f"{name} {text}" for name, text in each.items()] if len(apart) > 1 else []
+        group = ", ".join([*own, side] if len(sides) > 1 else own)
         points = []
         for values in walked:
-            chosen = {**values, "rho": values.get("rho") or rho, "resolution": side}
+            chosen = {**values, **each, "resolution": side}
             points.append((_name(chosen, walked), _run(config, chosen, overrides)))
         yield group, points
 
 
 def _budgets(ranges: Ranges) -> dict[str, tuple[str, ...]]:
-    found = {f"latency:{path}": latencies(text, where=f"--latency {path}") for path, text in ranges.latency.items()}
-    for name in COUNTS:
-        text = getattr(ranges, name)
-        if text:
-            found[name] = expanded(text, _count, show=units.format_count, where=f"--{name}")
-    if ranges.memory:
-        found["memory"] = expanded(ranges.memory, _bytes, show=functools.partial(in_unit, unit="B"), where="--memory")
-    return found
+    """Return the values of the budgets: a larger one is never worth less."""
+    found = {latency_name(path): latencies(text, where=f"--latency {path}") for path, text in ranges.latency.items()}
+    return {**found, **{name: _values(name, text) for name, text in ranges.limits.items() if _is_budget(name)}}
+
+
+def _apart(ranges: Ranges) -> list[dict[str, str]]:
+    """Return the values of the limits that make lines of their own."""
+    names = [name for name in ranges.limits if not _is_budget(name)]
+    values = product(*(_values(name, ranges.limits[name]) for name in names))
+    return [dict(zip(names, each, strict=True)) for each in values]
+
+
+def _is_budget(name: str) -> bool:
+    return limits.quantity(name).budget
+
+
+def _values(name: str, text: str) -> tuple[str, ...]:
+    known = limits.quantity(name)
+    return expanded(text, lambda value: known.parse(value, known.option), show=known.exact, where=known.option)
 
 
 def _together(budgets: Mapping[str, tuple[str, ...]]) -> list[dict[str, str]]:
@@ -151,41 +156,23 @@ def _together(budgets: Mapping[str, tuple[str, ...]]) -> list[dict[str, str]]:
 def _name(chosen: Mapping[str, str], walked: Sequence[Mapping[str, str]]) -> str:
     """Return a point's name: the values that differ along its line."""
     differing = [key for key in walked[0] if len({values[key] for values in walked}) > 1]
-    return "-".join(f"rho{chosen[key]}" if key == "rho" else chosen[key] for key in differing)
+    return "-".join(
+        chosen[key] if table_of(key) is not None or _is_budget(key) else f"{key}{chosen[key]}" for key in differing
+    )
 
 
 def _run(config: str, chosen: Mapping[str, str], overrides: Mapping[str, Any]) -> Run:
     values: dict[str, Any] = dict(overrides)
     requests = []
     for key, text in chosen.items():
-        if key.startswith("latency:"):
-            path = key.removeprefix("latency:")
+        path = table_of(key)
+        if path is not None:
             requests.append(parse_latency(path, text, where=f"--latency {path}"))
-        elif key in COUNTS:
-            values[f"limits.{key}"] = units.parse_count(text, where=f"--{key}")
-        elif key == "memory":
-            values["limits.memory"] = f"{units.parse_bytes(text, where='--memory')}B"
-        elif key == "rho" and text:
-            values["limits.rho"] = _rho(text)
-        elif key == "resolution" and text:
-            values["space.resolution"] = units.parse_resolution(text, where="--resolution")
+        elif key == "resolution":
+            values.update({"space.resolution": units.parse_resolution(text, where="--resolution")} if text else {})
+        else:
+            known = limits.quantity(key)
+            known.parse(text, known.option)
+            values[f"limits.{key}"] = text
     run = load_run(config, overrides=values).with_latency(requests)
     return replace(run, sweep={})
-
-
-def _count(text: str) -> float:
-    return units.parse_count(text, where="--macs or --params")
-
-
-def _bytes(text: str) -> float:
-    return units.parse_bytes(text, where="--memory")
-
-
-def _rho(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"{text!r} is no number above 0", where="--rho", hint="say 0.3 or 0.1:1.0:10")
-    return value

@@ -11,12 +11,13 @@ number of points, so results are the same however many processes there are.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.limits import QUANTITIES
 from deepmad_hw.problem import Limits
 from deepmad_hw.workflows.design import Question
 
@@ -159,11 +160,8 @@ def _cut(points: tuple[Asked, ...]) -> list[tuple[Asked, ...]]:
 
 def _values(limits: Limits) -> tuple[float, ...]:
     """Return every limit as a number, a quantity without one as endless."""
-    named: Mapping[str, float | None] = {
-        **{limit.table: limit.budget_ms for limit in limits.latency},
-        **{name: getattr(limits, name) for name in ("macs", "params", "memory_bytes", "rho")},
-    }
-    return tuple(float("inf") if value is None else value for value in named.values())
+    named, budgets_ms = limits.named(), [limit.budget_ms for limit in limits.latency]
+    return (*budgets_ms, *(named.get(name, float("inf")) for name in QUANTITIES))
 
 
 def _require_growth(smaller: Asked, larger: Asked) -> None:

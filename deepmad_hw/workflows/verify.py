@@ -17,7 +17,7 @@ from deepmad_hw.certificate import certificate
 from deepmad_hw.errors import InputFileError
 from deepmad_hw.jsonfile import read_json
 from deepmad_hw.latency import LatencyModel
-from deepmad_hw.problem import Problem
+from deepmad_hw.problem import Problem, latency_name
 from deepmad_hw.serde import ProblemFile
 from deepmad_hw.solution import Evaluation, Solution, Status
 from deepmad_hw.workflows.design import CERTIFICATE_FILE, Loader, load_table, table_sha256
@@ -132,7 +132,7 @@ def _models(
         if reference.table in models:
             continue
         if not path.is_file():
-            notes.append(f"latency:{reference.table} was not recomputed: no table at {path}")
+            notes.append(f"{latency_name(reference.table)} was not recomputed: no table at {path}")
             continue
         if table_sha256(path) != reference.sha256:
             raise InputFileError(
@@ -166,7 +166,7 @@ def _values(solution: Solution, problem: Problem, models: Mapping[str, LatencyMo
     if stored is None or architecture is None:
         return
     budgets_ms = {limit.table: limit.budget_ms for limit in problem.limits.latency}
-    found = check.evaluate(architecture, models=models, budgets_ms=budgets_ms, penalty=problem.penalty)
+    found = check.evaluate(architecture, models=models, limits=problem.limits, penalty=problem.penalty)
     yield _Pair("objective", stored.objective, found.objective, ANALYTIC)
     yield _Pair("entropy.score", stored.score, found.score, ANALYTIC)
     yield _Pair("entropy.penalty", stored.penalty, found.penalty, ANALYTIC)
@@ -174,6 +174,7 @@ def _values(solution: Solution, problem: Problem, models: Mapping[str, LatencyMo
     yield _Pair("macs", stored.macs, found.macs)
     yield _Pair("params", stored.params, found.params)
     yield _Pair("memory_bytes", stored.memory_bytes, found.memory_bytes)
+    yield _Pair("others", stored.others, found.others)
     yield from _latencies(stored, found, budgets_ms)
 
 

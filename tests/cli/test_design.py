@@ -14,7 +14,7 @@ from deepmad_hw.latency import Curve
 from deepmad_hw.optimize import certified
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.problem import LatencyLimit, Limits
-from deepmad_hw.solution import LatencyValue, Price, Status, Tightest
+from deepmad_hw.solution import LatencyValue, MinimumValue, Price, Status
 from deepmad_hw.workflows import design as designs
 from deepmad_hw.workflows.config import load_problem
 from deepmad_hw.workflows.folders import needs
@@ -307,13 +307,13 @@ def test_only_limits_that_fall_short_are_named_as_needs(designed):
     from deepmad_hw import serde
 
     found = serde.read_solution(designed[0] / "design.json")
-    tightest = (
-        Tightest(limit="latency:board", value=6.0, unit="ms"),
-        Tightest(limit="macs", value=1e6, unit="MACs"),
-        Tightest(limit="memory", value=2.0**21, unit="bytes"),
+    minimum_values = (
+        MinimumValue(limit="latency:board", value=6.0, unit="ms"),
+        MinimumValue(limit="macs", value=1e6, unit="MACs"),
+        MinimumValue(limit="memory", value=2.0**21, unit="bytes"),
     )
     limits = Limits(macs=1e9, memory_bytes=2**20, latency=(LatencyLimit(table="board", budget_ms=5.0),))
-    line = needs(replace(found, tightest=tightest), limits)
+    line = needs(replace(found, minimum_values=minimum_values), limits)
     assert line == "latency:board needs at least 6 ms; memory needs at least 2 MiB"
 
 

@@ -12,8 +12,8 @@ from deepmad_hw.architecture import Head
 from deepmad_hw.latency import Curve, predict_ms
 from deepmad_hw.layer import LayerSpec
 from deepmad_hw.optimize import certified
-from deepmad_hw.optimize.coefficients import coefficients
-from deepmad_hw.optimize.evaluator import Evaluator, sample_designs
+from deepmad_hw.optimize.coefficients import coefficients, sample_designs
+from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.solve import solve
 from deepmad_hw.problem import LatencyLimit, Limits, Problem
 from deepmad_hw.solution import Status
@@ -194,17 +194,13 @@ def infeasible_problem(index):
 
 
 def limit_names(problem):
-    """Return the names of a problem's limits as `deepmad_hw.solution.Tightest` has them."""
-    limits = problem.limits
-    plain = {"macs": limits.macs, "params": limits.params, "memory": limits.memory_bytes, "rho": limits.rho}
-    return [name for name, value in plain.items() if value] + [f"latency:{limit.table}" for limit in limits.latency]
+    """Return the names of a problem's limits as `deepmad_hw.solution.MinimumValue` has them."""
+    return list(problem.limits.named())
 
 
 def limit_of(problem, name):
     """Return a limit by its name."""
-    if name.startswith("latency:"):
-        return next(limit.budget_ms for limit in problem.limits.latency if f"latency:{limit.table}" == name)
-    return getattr(problem.limits, {"memory": "memory_bytes"}.get(name, name))
+    return problem.limits.named()[name]
 
 
 def with_limit(problem, name, value):
@@ -213,13 +209,7 @@ def with_limit(problem, name, value):
         for each in limit_names(problem):
             problem = with_limit(problem, each, limit_of(problem, each) * value)
         return problem
-    limits = problem.limits
-    if name.startswith("latency:"):
-        latency = [
-            replace(limit, budget_ms=value) if f"latency:{limit.table}" == name else limit for limit in limits.latency
-        ]
-        return replace(problem, limits=replace(limits, latency=tuple(latency)))
-    return replace(problem, limits=replace(limits, **{{"memory": "memory_bytes"}.get(name, name): value}))
+    return replace(problem, limits=Limits.of({**problem.limits.named(), name: value}))
 
 
 # --- brute force ----------------------------------------------------------------------------------------------------
@@ -323,13 +313,13 @@ def needs_faults(problem, models, solution):
         return best_by_brute_force(with_limit(problem, name, value), models) is not None
 
     faults = []
-    for tight in solution.tightest:
-        if not reachable(tight.limit, tight.value):
-            faults.append(f"{tight.limit}: {tight.value!r} is out of reach")
-        if not tight.proved or reachable(tight.limit, tight.value * 0.999):
-            faults.append(f"{tight.limit}: less than {tight.value!r} is enough, or nothing is proved")
+    for minimum in solution.minimum_values:
+        if not reachable(minimum.limit, minimum.value):
+            faults.append(f"{minimum.limit}: {minimum.value!r} is out of reach")
+        if not minimum.proved or reachable(minimum.limit, minimum.value * 0.999):
+            faults.append(f"{minimum.limit}: less than {minimum.value!r} is enough, or nothing is proved")
     helpful = [name for name in limit_names(problem) if reachable(name, limit_of(problem, name) * BEYOND)]
-    told = [tight.limit for tight in solution.tightest]
+    told = [minimum.limit for minimum in solution.minimum_values]
     if sorted(told) != sorted(helpful or ["all limits"]):
         faults.append(f"limits that help alone: {helpful}, reported: {told}")
     return faults

@@ -35,7 +35,7 @@ def small(space_of, every_design):
         space = space_of(family, seed=seed)
         free = coefficients(Problem(name="small", space=space, limits=Limits()), {})
         designs = every_design(free)
-        macs = np.array([free.quantities["macs"].of(free, design) for design in designs])
+        macs = free.quantities["macs"].of(free.stages, designs)
         problem = Problem(name="small", space=space, limits=Limits(macs=int(np.quantile(macs, 0.4)), rho=3.0))
         tables = coefficients(problem, {})
         values = Evaluator(tables).evaluate(designs)

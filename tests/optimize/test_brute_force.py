@@ -86,7 +86,7 @@ def test_limits_that_no_single_one_can_mend_get_a_common_factor():
     limits = problem.limits
     problem = replace(problem, limits=replace(limits, macs=limits.macs / 3, params=limits.params / 4, rho=0.02))
     solution = solve(problem, models)
-    assert [(tight.limit, tight.unit) for tight in solution.tightest] == [("all limits", "times")]
+    assert [(minimum.limit, minimum.unit) for minimum in solution.minimum_values] == [("all limits", "times")]
     assert needs_faults(problem, models, solution) == []
 
 

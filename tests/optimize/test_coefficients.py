@@ -3,8 +3,9 @@ import pytest
 from deepmad_hw import check, families
 from deepmad_hw.errors import ConfigError, InfeasibleError, NotCoveredError
 from deepmad_hw.latency import Curve
-from deepmad_hw.optimize.coefficients import coefficients, value_of
+from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
+from deepmad_hw.optimize.quantities import limited
 from deepmad_hw.problem import LatencyLimit, Limits, Problem
 
 
@@ -28,7 +29,8 @@ def test_a_budget_that_no_sum_of_layers_keeps_stays_a_limit_above_zero(space_of,
     model = table(curve=Curve(knots=((0.0, 0.5),)), margin=None)
     limits = Limits(latency=(LatencyLimit(table="made-up", budget_ms=0.3),))
     problem = Problem(name="small", space=space_of("basic", seed=1), limits=limits)
-    assert 0 < coefficients(problem, {"made-up": model}).limits["latency:made-up"] < 1e-6
+    (budget,) = limited(coefficients(problem, {"made-up": model}))
+    assert 0 < budget.bound() < 1e-6
 
 
 @pytest.mark.parametrize("family", families.names())
@@ -45,7 +47,9 @@ def test_sums_over_pairs_equal_the_judge_on_random_designs(family, seed, space_o
         assert _sum(tables, tables.quantities["params"], design) == truth.params
         sum_ms = _sum(tables, tables.quantities["latency:made-up"], design)
         assert model.curve.latency_ms(sum_ms) == pytest.approx(truth.latency[0].predicted_ms, rel=1e-9)
-        assert value_of(tables, "latency:made-up", sum_ms) == pytest.approx(truth.latency[0].upper_ms, rel=1e-9)
+        (budget,) = limited(tables)
+        assert budget.curve.latency_ms(sum_ms) == pytest.approx(truth.latency[0].upper_ms, rel=1e-9)
+        assert budget.of(design) == pytest.approx(truth.latency[0].upper_ms, rel=1e-9)
         assert [(scale.pixels) for scale in tables.scales] == [scale.pixels for scale in truth.scales]
 
 

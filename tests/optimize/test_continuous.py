@@ -55,9 +55,9 @@ def test_model_equals_the_judge_at_whole_numbers(family, space_of, some_designs)
         assert objective == pytest.approx(truth.objective, rel=1e-12, abs=10 * truth.penalty * 0.011)
         squeezed = 0.3 if family == "mbconv_se" else 1e-12  # a plain quarter in place of its grid
         for name, limit in (("macs", limits.macs), ("params", limits.params)):
-            row = built.rows[name][1][0][0]
+            row = built.rows[name][1][0].row
             assert pyo.value(row.body) * limit == pytest.approx(getattr(truth, name), rel=squeezed)
-        worst = max(pyo.value(rows[0][0].body) for name, (_, rows) in built.rows.items() if name.startswith("rho"))
+        worst = max(pyo.value(rows[0].row.body) for name, (_, rows) in built.rows.items() if name.startswith("rho"))
         assert (worst > 0) == (truth.max_rho > limits.rho)
 
 

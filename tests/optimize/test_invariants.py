@@ -22,7 +22,7 @@ from deepmad_hw.latency import Curve, LatencyModel
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.problem import LatencyLimit
+from deepmad_hw.problem import LatencyLimit, Limits
 from deepmad_hw.workflows.config import load_run
 from deepmad_hw.workflows.design import with_tables
 
@@ -49,11 +49,8 @@ def optimum(problem, models):
 
 def without_limit(problem, name):
     """Return a problem with one limit less."""
-    limits = problem.limits
-    if name.startswith("latency:"):
-        kept = tuple(limit for limit in limits.latency if f"latency:{limit.table}" != name)
-        return replace(problem, limits=replace(limits, latency=kept))
-    return replace(problem, limits=replace(limits, **{{"memory": "memory_bytes"}.get(name, name): None}))
+    kept = {limit: value for limit, value in problem.limits.named().items() if limit != name}
+    return replace(problem, limits=Limits.of(kept))
 
 
 @few

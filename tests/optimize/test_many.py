@@ -7,8 +7,7 @@ from small_problems import feasible_problem
 
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.optimize.coefficients import coefficients
-from deepmad_hw.optimize.continuous import solve_continuous
-from deepmad_hw.optimize.many import continuous_designs
+from deepmad_hw.optimize.continuous import continuous_designs, solve_continuous
 
 
 @pytest.fixture

@@ -85,8 +85,8 @@ def _with_order(problem, models, name, amount, monkeypatch):
 
     def looser(tables):
         built = build(tables)
-        ((row, _),) = built.rows[name][1]
-        row.set_value((None, row.body, amount))
+        (priced,) = built.rows[name][1]
+        priced.row.set_value((None, priced.row.body, amount))
         return built
 
     with monkeypatch.context() as patch:

@@ -48,7 +48,7 @@ def test_fast_design_is_within_two_percent_of_brute_force(family, seed, space_of
 
 def _limited(space, model, *, quantile):
     """Return a problem whose limits are quantiles of the space's own designs."""
-    from deepmad_hw.optimize.evaluator import sample_designs
+    from deepmad_hw.optimize.coefficients import sample_designs
 
     free = coefficients(Problem(name="free", space=space, limits=Limits()), {})
     truths = [
@@ -92,7 +92,7 @@ def test_unreachable_limit_is_infeasible_with_the_smallest_value(published):
     problem = replace(problem, limits=replace(problem.limits, params=1000.0))
     for method in ("continuous", "fast"):
         solution = solve(problem, {}, method=method)
-        smallest = {tight.limit: tight for tight in solution.tightest}["params"]
+        smallest = {minimum.limit: minimum for minimum in solution.minimum_values}["params"]
         assert solution.status is Status.INFEASIBLE
         assert solution.architecture is None
         assert "params" in solution.stopped

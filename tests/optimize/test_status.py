@@ -111,9 +111,9 @@ def _assert_honest(solution, problem, models):
 
 def _assert_reachable(solution, problem, models):
     """Hold the values that limits are said to need against all designs."""
-    for tight in solution.tightest:
-        value = tight.value * (1 + ROUNDING)  # a factor on all limits is rounded
-        assert best_by_brute_force(with_limit(problem, tight.limit, value), models) is not None
+    for minimum in solution.minimum_values:
+        value = minimum.value * (1 + ROUNDING)  # a factor on all limits is rounded
+        assert best_by_brute_force(with_limit(problem, minimum.limit, value), models) is not None
 
 
 # --- a search cut off by the clock ----------------------------------------------------------------------------------

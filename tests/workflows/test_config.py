@@ -208,9 +208,9 @@ def test_a_stored_problem_has_every_default_written_out(write):
         ("depth: [1, 2]", "depth: [3, 2]", "10:14: space.stages[0].depth: expected [smallest, largest] from 1 up"),
         ("kernel: 3", "kernel: [2, 3]", "14:15: space.stages[1].kernel: expected odd kernels, got [2, 3]"),
         ("macs: 50M", "macs: 50ms", "17:9: limits.macs: unknown unit 'ms' in '50ms'; say 600M"),
-        ("macs: 50M", "macs: -1", "17:9: limits.macs: Input should be greater than 0"),
+        ("macs: 50M", "macs: -1", "17:9: limits.macs: '-1' is no quantity; say 600M"),
         ("memory: 2MiB", "memory: 2", "18:11: limits.memory: '2' has no unit; say 8MiB"),
-        ("rho: 0.3", "rho: .nan", "19:8: limits.rho: Input should be a finite number"),
+        ("rho: 0.3", "rho: .nan", "19:8: limits.rho: 'nan' is no quantity; say 0.3"),
         ("rho: 0.3", "latency: {a.csv: 5}", "19:20: limits.latency.a.csv: "),
         ("rho: 0.3", "latency: {a.csv: '5'}", "19:20: limits.latency.a.csv: '5' has no unit; say 5ms"),
         ("name: small", "penalty: stdd", "1:10: penalty: unknown penalty 'stdd'; expected one of std, variance"),
@@ -238,7 +238,7 @@ def test_several_mistakes_are_counted(write):
 def test_a_mistake_in_a_flag_does_not_point_to_the_file(write):
     path = write(GOOD)
     assert refusal(path, space__resolution=65).startswith("space.resolution: 65 pixels is no multiple")
-    assert refusal(path, limits__rho=-1.0).startswith("limits.rho: Input should be greater than 0")
+    assert refusal(path, limits__rho=-1.0).startswith("limits.rho: '-1.0' is no quantity; say 0.3")
     assert refusal(path, limits__roh=1).startswith("limits.roh: unknown key; did you mean 'rho'?")
     assert refusal(path, space__stages__7__depth=1).startswith("space.stages.7.depth: expected a position from 0 to 1")
     assert refusal(path, name__x=1).startswith("name.x: has no place in the run file")

@@ -14,7 +14,7 @@ from deepmad_hw.errors import DeepmadError, InputFileError
 from deepmad_hw.expand import expand
 from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
 from deepmad_hw.serde_table import sidecar_path, write_table
-from deepmad_hw.solution import ContinuousDesign, ContinuousStage, Price, Solution, Status, Tightest
+from deepmad_hw.solution import ContinuousDesign, ContinuousStage, MinimumValue, Price, Solution, Status
 from deepmad_hw.table import CalibrationNetwork, LatencyTable
 from deepmad_hw.workflows.design import save_design
 from deepmad_hw.workflows.verify import verify
@@ -290,7 +290,7 @@ def test_an_answer_without_a_design_is_checked_for_what_it_claims(problem, tmp_p
         method="certified",
         status=Status.INFEASIBLE,
         stopped="infeasible",
-        tightest=(Tightest(limit="macs", value=1.0, unit="MACs"),),
+        minimum_values=(MinimumValue(limit="macs", value=1.0, unit="MACs"),),
     )
     save_design(tmp_path, nothing, problem)
     assert verify(tmp_path, load=load).status is Status.INFEASIBLE

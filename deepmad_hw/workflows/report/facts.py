@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from deepmad_hw import pareto, units
+from deepmad_hw import limits, pareto, units
 from deepmad_hw.architecture import Architecture
+from deepmad_hw.errors import ConfigError
+from deepmad_hw.problem import table_of
 from deepmad_hw.solution import LatencyValue, Price, Solution
 from deepmad_hw.workflows.results import Point, Reference, Results, Row
 
@@ -15,7 +17,6 @@ from deepmad_hw.workflows.results import Point, Reference, Results, Row
 PASSES_PER_STEP = 3
 TRAINING_IMAGES = 1_281_167
 TRAINING_EPOCHS = 300
-PRICED = ("latency:", "macs", "params", "memory", "rho")  # limits whose prices are drawn, in this order
 MOST_PANELS = 4
 NEAR = 0.15  # latencies that far apart, as a share, are still called the same
 
@@ -121,6 +122,41 @@ class Design:
         if value is None:
             raise LookupError(table)
         return Times(middle=value.predicted_ms, low=value.predicted_ms, high=value.upper_ms)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """A quantity of a design in words.
+
+    Args:
+        label: what it is.
+        value: of the design.
+        limit: that was asked for, empty without one.
+    """
+
+    label: str
+    value: str
+    limit: str
+
+
+def amounts(design: Design) -> list[Shown]:
+    """Return the quantities of a design that can be limited, latencies aside.
+
+    Args:
+        design: the design.
+    """
+    evaluation = design.solution.evaluation
+    if evaluation is None:
+        return []
+    asked = {} if design.point.limits is None else design.point.limits.named()
+    return [
+        Shown(
+            label=quantity.label,
+            value=quantity.format(quantity.value(evaluation)),
+            limit=quantity.format(asked[name]) if name in asked else "",
+        )
+        for name, quantity in limits.of_design(evaluation).items()
+    ]
 
 
 def times_of(row: Row) -> Times | None:
@@ -310,7 +346,7 @@ def prices(found: Sequence[Design]) -> tuple[Panel, ...]:
     """
     along, place = _axis(found)
     priced = _priced(found)
-    several = sum(limit.startswith("latency:") for limit, _ in priced) > 1
+    several = sum(table_of(limit) is not None for limit, _ in priced) > 1
     panels = []
     for limit, unit in priced:
         values = tuple(
@@ -323,27 +359,32 @@ def prices(found: Sequence[Design]) -> tuple[Panel, ...]:
 
 
 def _priced(found: Sequence[Design]) -> list[tuple[str, str]]:
+    """Return the limits whose prices are drawn, latencies first, with the step of each price."""
+    order = ["", *limits.QUANTITIES]
     binding = {
-        (_limit_kind(price.limit), price.unit)
+        (name, price.unit)
         for design in found
         for price in design.solution.prices
-        if price.binding and price.limit.startswith(PRICED)
+        if price.binding and (name := _limited(price.limit)) is not None
     }
-    return sorted(binding, key=lambda item: (next(i for i, p in enumerate(PRICED) if item[0].startswith(p)), item[0]))
+    return sorted(binding, key=lambda item: (order.index("" if table_of(item[0]) else item[0]), item[0]))
 
 
-def _limit_kind(limit: str) -> str:
-    return "rho" if limit.startswith("rho") else limit
+def _limited(limit: str) -> str | None:
+    """Return the limit that a price is about (rho has one at every scale), None for a rule of the space."""
+    try:
+        return limits.quantity(limit).name
+    except ConfigError:
+        return None
 
 
 def _limit_title(limit: str, *, several: bool) -> str:
-    names = {"macs": "MACs", "params": "parameters", "memory": "memory", "rho": "rho"}
-    return names.get(limit, limit.replace("latency:", "latency, ") if several else "latency")
+    return limits.quantity(limit).title if several or table_of(limit) is None else "latency"
 
 
 def _price(found: Sequence[Price], limit: str) -> float:
     """Return a limit's price; rho counts at its dearest scale."""
-    matching = [price.objective_per_unit for price in found if _limit_kind(price.limit) == limit and price.binding]
+    matching = [price.objective_per_unit for price in found if _limited(price.limit) == limit and price.binding]
     return max(matching, default=0.0)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deepmad_hw.solution import Solution, Status, Tightest
+from deepmad_hw.solution import MinimumValue, Solution, Status
 from deepmad_hw.workflows.results import Point, Reference, Row, read_results
 from deepmad_hw.workflows.results_folder import load_results
 
@@ -142,7 +142,7 @@ def _attacked(results, payloads):
             method="certified",
             status=Status.INFEASIBLE,
             stopped=every,
-            tightest=(Tightest(limit=every, value=1.0, unit=every),),
+            minimum_values=(MinimumValue(limit=every, value=1.0, unit=every),),
         ),
     )
     references = tuple(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepmad_hw.errors import StorageError
-from deepmad_hw.solution import Solution, Status, Tightest
+from deepmad_hw.solution import MinimumValue, Solution, Status
 from deepmad_hw.workflows.report.page import page, report
 from deepmad_hw.workflows.results import Point, Results
 from deepmad_hw.workflows.results_folder import described
@@ -160,7 +160,7 @@ def test_points_without_a_design_are_listed(rho_sweep):
         method="certified",
         status=Status.INFEASIBLE,
         stopped="proved",
-        tightest=(Tightest(limit="latency:board", value=3.5, unit="ms"),),
+        minimum_values=(MinimumValue(limit="latency:board", value=3.5, unit="ms"),),
     )
     text = page(replace(rho_sweep, points=(Point(name="1ms", solution=nothing),)))
     assert_harmless(text)

@@ -1,0 +1,54 @@
+"""Quantities as the solvers see them: what limits and the objective are made of. Layer 3 (optimize).
+
+One file each, with its equations: values of designs, rows of the integer model, terms of the continuous one, smallest
+value of a space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from deepmad_hw.optimize.coefficients import Coefficients
+from deepmad_hw.optimize.quantities.additive import Additive
+from deepmad_hw.optimize.quantities.base import Limited, ObjectiveTerm
+from deepmad_hw.optimize.quantities.depth_penalty import DepthPenalty
+from deepmad_hw.optimize.quantities.effectiveness import Effectiveness
+from deepmad_hw.optimize.quantities.entropy import EntropyScore
+from deepmad_hw.optimize.quantities.memory import PeakMemory
+
+OTHERS: dict[str, type[Limited]] = {"memory": PeakMemory, "rho": Effectiveness}
+"""Limits that are no sums over layers, by name."""
+
+TERMS: list[Callable[[Coefficients], ObjectiveTerm | None]] = [DepthPenalty, EntropyScore]
+"""What the objective may be made of; each gives its term for a problem, or None where the problem has none."""
+
+
+def limited(tables: Coefficients) -> tuple[Limited, ...]:
+    """Return the quantities that a problem limits, sums over layers first.
+
+    Args:
+        tables: the problem's tables.
+    """
+    named = tables.problem.limits.named()
+    sums = [Additive(tables, name, limit) for name, limit in named.items() if name in tables.quantities]
+    return (*sums, *(kind(tables, name, named[name]) for name, kind in OTHERS.items() if name in named))
+
+
+def objective_terms(tables: Coefficients) -> tuple[ObjectiveTerm, ...]:
+    """Return the terms whose sum a problem maximises.
+
+    Args:
+        tables: the problem's tables.
+    """
+    return tuple(term for make in TERMS if (term := make(tables)) is not None)
+
+
+def sums_read(tables: Coefficients) -> tuple[str, ...]:
+    """Return the names of the sums over layers that a problem's limits and objective read.
+
+    Args:
+        tables: the problem's tables.
+    """
+    limits = [name for limit in limited(tables) for name in limit.sums]
+    terms = [name for term in objective_terms(tables) for name in term.sums]
+    return tuple(dict.fromkeys([*limits, *terms]))

@@ -1,0 +1,136 @@
+"""DeepMAD's depth penalty Q, in all forms. Layer 3 (optimize).
+
+    Q = beta exp(s)        s = std(L) (released code) or var(L) (paper), over the depths that count
+
+Q is convex in the depths L. The integer model bounds it from below: s by a polyhedral cone, exp by tangents, and Q by
+its own tangent at every design that was found, so the model's optimum bounds every design's objective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyomo.environ as pyo
+from numpy.typing import NDArray
+
+from deepmad_hw import entropy
+from deepmad_hw.optimize.coefficients import Coefficients
+from deepmad_hw.optimize.encoding import Designs
+from deepmad_hw.optimize.linear import Cut, Milp, Sum
+from deepmad_hw.optimize.smooth import Nlp
+from deepmad_hw.optimize.walked import Walked
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+TURNS = 6  # of a polyhedral cone: the norm of two numbers comes out at most 0.03 % too small
+SPREAD_STEP = 0.1  # between tangents of exp: Q comes out at most 0.13 % too small
+STEEPEST = 8.0  # standard deviation of depths beyond which no more tangents are laid (Q is 30,000 there)
+LARGEST_SPREAD = 100.0  # beyond which exp would be of no use
+EQUAL = 1e-6  # standard deviation of depths below which they are the same, so that Q has no gradient
+VARIANCE_FLOOR = 1e-4  # keeps the standard deviation smooth where all depths are equal; worth < 0.1 of the objective
+
+
+class DepthPenalty:
+    """Minus Q, as a term of the objective.
+
+    Args:
+        tables: the problem's tables.
+    """
+
+    sums: tuple[str, ...] = ()
+
+    def __init__(self, tables: Coefficients) -> None:
+        space = tables.problem.space
+        self._stages: Sequence[int] = entropy.penalised_depths(space.family, range(len(space.stages)))
+        self._squared = tables.problem.penalty == "variance"
+
+    def values(self, walked: Walked) -> Floats:
+        """Return -Q, [n]."""
+        if len(self._stages) < 2:
+            return np.full(len(walked.designs.rows), -float(entropy.PENALTY_WEIGHT))
+        variance = walked.designs.depths[:, list(self._stages)].var(axis=1)
+        return np.asarray(-entropy.PENALTY_WEIGHT * np.exp(variance if self._squared else np.sqrt(variance)))
+
+    def add_to_milp(self, milp: Milp) -> Sum:
+        """Return minus a variable that is at most Q: ``Q >= tangent of beta exp(s) at s_0`` for a row of s_0."""
+        model = milp.model
+        model.penalty = pyo.Var(bounds=(entropy.PENALTY_WEIGHT, None))
+        total = Sum(variables=[model.penalty], factors=[-1.0])
+        depths = self._depths(milp)
+        if len(depths) < 2:
+            model.penalty.setub(entropy.PENALTY_WEIGHT)
+            return total
+        mean = sum(depths) / len(depths)
+        most = max(depth.ub for depth in depths) - min(depth.lb for depth in depths)
+        model.cone = pyo.VarList(bounds=(0, most * len(depths)))  # finite, so that any prices of the rows give a bound
+        norm = _norm(model, [depth - mean for depth in depths])
+        model.spread = pyo.Var(bounds=(0, most))
+        model.rows.add(model.spread == norm / math.sqrt(len(depths)))
+        steepest = math.sqrt(STEEPEST) if self._squared else STEEPEST
+        step = SPREAD_STEP / (2 if self._squared else 1)
+        for at in np.arange(0.0, min(most / 2, steepest) + SPREAD_STEP, step):
+            value = entropy.PENALTY_WEIGHT * math.exp(at**2 if self._squared else at)
+            slope = value * (2 * at if self._squared else 1.0)
+            model.rows.add(model.penalty >= value + slope * (model.spread - at))
+            model.penalty.setub(max(entropy.PENALTY_WEIGHT, value + slope * (most - at)))
+        return total
+
+    def _depths(self, milp: Milp) -> list[Any]:
+        return [milp.stages[i].depth for i in self._stages]
+
+    def cut(self, milp: Milp, design: Ints) -> Cut | None:
+        """Return the tangent of Q at a design: ``Q >= Q(L_0) + grad Q(L_0) . (L - L_0)``."""
+        depths = Designs(design).depths[list(self._stages)].astype(float)
+        if len(depths) < 2 or depths.std() < EQUAL:
+            return None
+        value = entropy.PENALTY_WEIGHT * math.exp(
+            min(float(depths.var() if self._squared else depths.std()), LARGEST_SPREAD)
+        )
+        slope = 2.0 if self._squared else 1 / depths.std()
+        gradient = value * slope * (depths - depths.mean()) / len(depths)
+        variables, factors = [milp.model.penalty, *self._depths(milp)], [1.0, *(-gradient).tolist()]
+        low = float(value - gradient @ depths)
+        return Cut(key=("depth penalty", *depths.tolist()), variables=variables, factors=factors, low=low)
+
+    def of_nlp(self, nlp: Nlp) -> Any:
+        """Return -Q as an expression, the standard deviation smooth at 0."""
+        depths = entropy.penalised_depths(nlp.tables.problem.space.family, list(nlp.model.depth.values()))
+        if len(depths) < 2:
+            return -entropy.PENALTY_WEIGHT
+        mean = sum(depths) / len(depths)
+        variance = sum((depth - mean) ** 2 for depth in depths) / len(depths)
+        spread = variance if self._squared else pyo.sqrt(variance + VARIANCE_FLOOR)
+        return -entropy.PENALTY_WEIGHT * pyo.exp(spread)
+
+
+def _norm(model: Any, parts: Sequence[Any]) -> Any:
+    """Return a variable that a least-cost solution makes the Euclidean norm of linear expressions, never above it.
+
+    Pairs are joined in a tree; each pair's cone is cut out by a few rotations (Ben-Tal and Nemirovski, "On polyhedral
+    approximations of the second-order cone", Mathematics of Operations Research 26, 2001).
+    """
+    while len(parts) > 1:
+        joined = [_norm_of_two(model, *pair) for pair in zip(parts[0::2], parts[1::2], strict=False)]
+        parts = joined + list(parts[len(parts) - len(parts) % 2 :])
+    return parts[0]
+
+
+def _norm_of_two(model: Any, one: Any, other: Any) -> Any:
+    along, across = model.cone.add(), model.cone.add()
+    for variable, part in ((along, one), (across, other)):
+        model.rows.add(variable >= part)
+        model.rows.add(variable >= -part)
+    for turn in range(1, TURNS + 1):
+        angle = math.pi / 2 ** (turn + 1)
+        turned = math.cos(angle) * along + math.sin(angle) * across
+        rest = -math.sin(angle) * along + math.cos(angle) * across
+        along, across = model.cone.add(), model.cone.add()
+        model.rows.add(along == turned)
+        model.rows.add(across >= rest)
+        model.rows.add(across >= -rest)
+    model.rows.add(across <= math.tan(math.pi / 2 ** (TURNS + 1)) * along)
+    return along
