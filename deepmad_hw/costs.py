@@ -83,6 +83,26 @@ def layer_params(layer: LayerForm) -> Number:
     return layer_weights(layer) + (2 * layer.norm + layer.bias) * layer.out_channels
 
 
+def layer_weight_bytes(layer: LayerForm, *, precision: str = "fp32") -> Number:
+    """Return the bytes that one layer adds to an exported file: its weights, and a bias for every channel.
+
+    Batch norm is folded in, so it makes a bias. In int8 a weight takes one byte, and a channel 17: the scale and the
+    zero point of its weights (4 + 1), its bias (4), and the scale and the zero point of that (4 + 4).
+
+    Args:
+        layer: a form.
+        precision: ``fp32``, ``fp16`` or ``int8``, as files are exported.
+
+    Example:
+        >>> from deepmad_hw.families.base import conv
+        >>> layer = conv("conv1", "input", channels=(16, 32), pixels=(8, 8), kernel=3)
+        >>> [layer_weight_bytes(layer, precision=each) for each in ("fp32", "fp16", "int8")]
+        [18560, 9280, 5152]
+    """
+    per_weight, per_channel = {"fp32": (4, 4), "fp16": (2, 2), "int8": (1, 17)}[precision]
+    return per_weight * layer_weights(layer) + per_channel * max(layer.norm, layer.bias) * layer.out_channels
+
+
 def total(network: Any, layer: Callable[[LayerForm], Number]) -> Number:
     """Return the sum of a quantity over the layers of a network.
 

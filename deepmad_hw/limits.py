@@ -164,6 +164,24 @@ register(
     )
 )
 
+for _precision in ("fp32", "fp16", "int8"):
+    register(
+        Quantity(
+            name="weights_size" if _precision == "fp32" else f"weights_size_{_precision}",
+            label=f"weights in {_precision}",
+            title=f"weights in {_precision}",
+            unit="bytes",
+            price=("MiB", 1024.0**2),
+            parse=partial(_parse, units.parse_bytes),
+            format=units.format_bytes,
+            exact="{:.0f}B".format,
+            layer=partial(costs.layer_weight_bytes, precision=_precision),
+            help=f"Most bytes of the weights as exported in {_precision}",
+            example="4MiB",
+            examples="1MiB:4MiB:4",
+        )
+    )
+
 
 def quantity(name: str) -> Quantity:
     """Return the quantity that a limit or a price is about.
