@@ -39,7 +39,9 @@ if TYPE_CHECKING:  # the same names again, for type checkers and editors; a test
     from deepmad_hw.problem import LatencyLimit as LatencyLimit, Limits as Limits, Problem as Problem
     from deepmad_hw.solution import Evaluation as Evaluation, Solution as Solution, Status as Status
     from deepmad_hw.space import Space as Space, StageSpace as StageSpace
+    from deepmad_hw.objective import Objective as Objective
     from deepmad_hw.workflows.bench import bench as bench
+    from deepmad_hw.workflows.calibrate import calibrate as calibrate
     from deepmad_hw.workflows.design import design as design
     from deepmad_hw.workflows.export import export as export
     from deepmad_hw.workflows.profile import profile as profile
@@ -55,6 +57,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     # verbs
     "bench": "deepmad_hw.workflows.bench:bench",
+    "calibrate": "deepmad_hw.workflows.calibrate:calibrate",
     "design": "deepmad_hw.workflows.design:design",
     "evaluate": "deepmad_hw.check:evaluate",
     "export": "deepmad_hw.workflows.export:export",
@@ -76,6 +79,7 @@ _PUBLIC = {
     "Limits": "deepmad_hw.problem:Limits",
     "NetworkMeasurement": "deepmad_hw.measurement:NetworkMeasurement",
     "Node": "deepmad_hw.layer:Node",
+    "Objective": "deepmad_hw.objective:Objective",
     "Problem": "deepmad_hw.problem:Problem",
     "Ranges": "deepmad_hw.workflows.sweep_axes:Ranges",
     "Solution": "deepmad_hw.solution:Solution",

@@ -32,7 +32,7 @@ def certificate(solution: Solution, file: ProblemFile) -> Json:
     """
     problem = serde.problem_to_json(ProblemFile(problem=file.problem))
     design = serde.solution_to_json(solution, space=file.problem.space)
-    values = serde.evaluation_to_json(solution.evaluation)
+    values, objective = serde.evaluation_to_json(solution.evaluation), file.problem.objective
     data = {
         "schema": SCHEMA,
         "claim": CLAIM,
@@ -48,6 +48,7 @@ def certificate(solution: Solution, file: ProblemFile) -> Json:
             }
             for table in file.tables
         ],
+        **({} if objective is None else {"objective_sha256": digest(serde.objective_to_json(objective))}),
         "grid": design["grid"],
         "architecture": design["architecture"],
         **values,

@@ -147,6 +147,16 @@ def _node_params(node: Node) -> int:
     return weights + (2 * node.norm + node.bias) * node.spec.out_channels
 
 
+def stage_share(architecture: Architecture) -> float:
+    """Return the largest share of a network's blocks that stand in one stage: ``max_i L_i / sum_i L_i``.
+
+    Args:
+        architecture: the network.
+    """
+    depths = [stage.depth for stage in architecture.stages]
+    return max(depths) / sum(depths)
+
+
 def peak_memory_bytes(network: Architecture | Graph, *, bytes_per_value: int = FLOAT32_BYTES, batch: int = 1) -> int:
     """Return the largest sum of activation tensors alive at once.
 

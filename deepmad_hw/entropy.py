@@ -17,10 +17,10 @@ from deepmad_hw import families
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.expand import sections
 from deepmad_hw.families.base import LayerForm, Number
+from deepmad_hw.objective import PENALTIES
 
 LAST_SCALE_WEIGHT = 8  # alpha of the last scale; all others 1 (released code)
 PENALTY_WEIGHT = 10  # beta (released code)
-PENALTIES = ("std", "variance")
 
 Log = Callable[[Number], Number]
 
@@ -129,11 +129,21 @@ def depth_penalty(family: str, depths: Sequence[int], *, penalty: str = "std") -
             f"unknown penalty {penalty!r}", where="penalty", hint=f"expected one of {', '.join(PENALTIES)}"
         )
     counted = penalised_depths(family, depths)
-    if len(counted) < 2:
-        return float(PENALTY_WEIGHT)
-    mean = sum(counted) / len(counted)
-    variance = sum((depth - mean) ** 2 for depth in counted) / len(counted)
-    return PENALTY_WEIGHT * math.exp(variance if penalty == "variance" else math.sqrt(variance))
+    return PENALTY_WEIGHT * spread_of_depths(counted, penalty=penalty)
+
+
+def spread_of_depths(depths: Sequence[int], *, penalty: str = "std") -> float:
+    """Return exp(std of the depths), or of their variance: Q without its weight; 1 for fewer than two stages.
+
+    Args:
+        depths: of the stages that count.
+        penalty: ``std`` or ``variance``.
+    """
+    if len(depths) < 2:
+        return 1.0
+    mean = sum(depths) / len(depths)
+    variance = sum((depth - mean) ** 2 for depth in depths) / len(depths)
+    return math.exp(variance if penalty == "variance" else math.sqrt(variance))
 
 
 def objective(network: Any, *, penalty: str = "std") -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from deepmad_hw import costs, units
+from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, known_names
 from deepmad_hw.families.base import LayerForm, Number
 from deepmad_hw.problem import latency_name, table_of
@@ -34,6 +35,7 @@ class Quantity:
         format: writes a value for people.
         exact: writes a value so that `parse` reads the same one, as the values between the ends of a range are written.
         layer: what one layer adds to it, or None where it is no sum over layers.
+        measure: works it out for a network, where it is no such sum and evaluations have no field of it.
         field: reads it off an evaluated design; None where evaluations have it only if it was limited.
         help: of its option.
         example: of a value, for help and messages.
@@ -50,11 +52,27 @@ class Quantity:
     format: Callable[[float], str]
     exact: Callable[[float], str]
     layer: Share | None = None
+    measure: Callable[[Architecture], float] | None = None
     field: Callable[[Evaluation], float] | None = None
     help: str
     example: str
     examples: str
     budget: bool = True
+
+    def of_network(self, architecture: Architecture) -> float:
+        """Return the quantity of a network, worked out anew.
+
+        Args:
+            architecture: the network.
+
+        Raises:
+            ConfigError: evaluations have a field of it, or it needs a device.
+        """
+        if self.layer is not None:
+            return float(costs.total(architecture, self.layer))
+        if self.measure is None:
+            raise ConfigError("is worked out elsewhere", where=self.name)
+        return self.measure(architecture)
 
     def value(self, evaluation: Evaluation) -> float:
         """Return the quantity of an evaluated design.
@@ -181,6 +199,23 @@ for _precision in ("fp32", "fp16", "int8"):
             examples="1MiB:4MiB:4",
         )
     )
+
+register(
+    Quantity(
+        name="stage_share",
+        label="largest share of blocks in a stage",
+        title="share of blocks in a stage",
+        unit="1",
+        price=("1 %", 0.01),
+        parse=partial(_parse, units.parse_percent),
+        format=units.format_percent,
+        exact=lambda value: f"{100 * value:g}%",
+        measure=costs.stage_share,
+        help="Largest share of all blocks that one stage may have",
+        example="40%",
+        examples="30%:60%:4",
+    )
+)
 
 
 def quantity(name: str) -> Quantity:

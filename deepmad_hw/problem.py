@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.objective import Objective, require_fit
 from deepmad_hw.space import Space, require_positive
 
 _LATENCY = "latency:"
@@ -151,10 +152,27 @@ class Problem:
         name: what to call it in files.
         space: the designs to choose from.
         limits: what they must keep.
-        penalty: form of the depth penalty, see `deepmad_hw.entropy.depth_penalty`.
+        penalty: form of the depth penalty of DeepMAD's objective, see `deepmad_hw.entropy.depth_penalty`.
+        objective: what is maximised; None stands for DeepMAD's.
     """
 
     name: str
     space: Space
     limits: Limits
     penalty: str = "std"
+    objective: Objective | None = field(default=None, metadata={"left_out": None})
+
+    def __post_init__(self) -> None:
+        """Refuse an objective that does not fit the space."""
+        if self.objective is None:
+            return
+        if self.penalty != "std":
+            raise ConfigError("the objective says which penalty", where="penalty", hint="leave it away")
+        stages = len(self.space.stages)
+        scales = 1 + sum(stage.stride == 2 for stage in self.space.stages)
+        require_fit(self.objective, family=self.space.family, stages=stages, scales=scales)
+
+    @property
+    def worth(self) -> Objective:
+        """Return what is maximised, DeepMAD's objective written out."""
+        return self.objective if self.objective is not None else Objective(penalty=self.penalty)

@@ -16,8 +16,21 @@ from pathlib import Path
 
 from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, InputFileError
-from deepmad_hw.jsonfile import Json, Place, plain, read_json, record, require_keys, typed, versioned, write_json
+from deepmad_hw.jsonfile import (
+    Json,
+    Place,
+    parse_json,
+    plain,
+    read_json,
+    read_text,
+    record,
+    require_keys,
+    typed,
+    versioned,
+    write_json,
+)
 from deepmad_hw.latency import CONFIDENCE
+from deepmad_hw.objective import Objective
 from deepmad_hw.problem import Amount, Problem
 from deepmad_hw.solution import (
     ContinuousDesign,
@@ -29,6 +42,7 @@ from deepmad_hw.solution import (
     ScaleValue,
     Solution,
     Status,
+    Worth,
 )
 from deepmad_hw.space import Space
 
@@ -176,8 +190,8 @@ def problem_to_json(file: ProblemFile) -> Json:
         file: what.
     """
     problem = plain(file.problem)
-    order = ("name", "penalty", "limits", "space")
-    return {"schema": SCHEMA, **{key: problem[key] for key in order}, "tables": plain(file.tables)}
+    order = ("name", "penalty", "objective", "limits", "space")
+    return {"schema": SCHEMA, **{key: problem[key] for key in order if key in problem}, "tables": plain(file.tables)}
 
 
 def problem_from_json(data: object, *, where: str = "problem") -> ProblemFile:
@@ -195,6 +209,38 @@ def problem_from_json(data: object, *, where: str = "problem") -> ProblemFile:
     tables = fields.pop("tables", [])
     problem = record(Problem, fields, at)
     return ProblemFile(problem=problem, tables=typed(tuple[TableReference, ...], tables, at.key("tables")))
+
+
+def read_objective(path: Path) -> Objective:
+    """Return the objective of a file.
+
+    Args:
+        path: an ``objective.json``.
+
+    Raises:
+        InputFileError: the file holds something else, or weights that no bound could be proved for.
+    """
+    at = Place(str(path), text=read_text(path))
+    return record(Objective, versioned(parse_json(at.text or "", where=str(path)), at, schema=SCHEMA), at)
+
+
+def write_objective(path: Path, objective: Objective) -> None:
+    """Write an objective as JSON.
+
+    Args:
+        path: where.
+        objective: what.
+    """
+    write_json(path, objective_to_json(objective))
+
+
+def objective_to_json(objective: Objective) -> Json:
+    """Return an objective as JSON data.
+
+    Args:
+        objective: what.
+    """
+    return {"schema": SCHEMA, **plain(objective)}
 
 
 def evaluation_to_json(evaluation: Evaluation | None) -> Json:
@@ -220,6 +266,7 @@ def evaluation_to_json(evaluation: Evaluation | None) -> Json:
         "memory_bytes": evaluation.memory_bytes,
         "latency": plain(evaluation.latency),
         **({"others": plain(evaluation.others)} if evaluation.others else {}),
+        **({"worth": plain(evaluation.worth)} if evaluation.worth is not None else {}),
     }
 
 
@@ -269,7 +316,7 @@ def solution_from_json(data: object, *, where: str = "design") -> Solution:
     """
     at = Place(where)
     fields = versioned(data, at, schema=SCHEMA)
-    require_keys(fields, _SOLUTION_KEYS, at, optional=("tightest", "grid", "continuous", "others"))
+    require_keys(fields, _SOLUTION_KEYS, at, optional=("tightest", "grid", "continuous", "others", "worth"))
     architecture = fields["architecture"]
     timings = typed(dict[str, float], fields["timings"], at.key("timings"))
     continuous = _continuous_from_json(fields.get("continuous"), timings, at.key("continuous"))
@@ -327,7 +374,7 @@ def _continuous_to_json(design: ContinuousDesign | None) -> Json | None:
 
 _SOLUTION_KEYS = (
     *("status", "objective", "bound", "gap", "gap_tolerance", "method", "problem", "stopped", "architecture"),
-    *("entropy", "rho", "macs", "params", "memory_bytes", "latency", "others"),
+    *("entropy", "rho", "macs", "params", "memory_bytes", "latency", "others", "worth"),
     *("prices", "tightest", "grid", "continuous", "notes", "versions", "seed", "timings"),
 )
 _ENTROPY_KEYS = ("score", "penalty", "scales", "pixels", "channels")
@@ -369,6 +416,7 @@ def _evaluation_from_json(fields: Json, at: Place) -> Evaluation | None:
         memory_bytes=typed(int, fields["memory_bytes"], at.key("memory_bytes")),
         latency=typed(tuple[LatencyValue, ...], fields["latency"], at.key("latency")),
         others=typed(tuple[Amount, ...], fields.get("others", []), at.key("others")),
+        worth=typed(Worth | None, fields.get("worth"), at.key("worth")),
     )
 
 

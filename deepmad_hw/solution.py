@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -63,19 +64,60 @@ class LatencyValue:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TermValue:
+    """One term of a design's worth.
+
+    Args:
+        term: its name.
+        value: with its weight.
+    """
+
+    term: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worth:
+    """What an objective other than DeepMAD's says of a design.
+
+    Args:
+        terms: whose sum the objective is.
+        unit: of a calibrated objective, empty for a formula.
+        leverage: how far the design lies from the networks that the objective was fitted to, None for a formula.
+        largest_leverage: among those networks.
+    """
+
+    terms: tuple[TermValue, ...]
+    unit: str = ""
+    leverage: float | None = None
+    largest_leverage: float | None = None
+
+    @property
+    def magnitude(self) -> float:
+        """Return the sum of the terms' magnitudes."""
+        return math.fsum(abs(term.value) for term in self.terms)
+
+    @property
+    def extrapolates(self) -> bool:
+        """Return whether the design lies farther out than every network that the objective was fitted to."""
+        return self.leverage is not None and self.largest_leverage is not None and self.leverage > self.largest_leverage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
     """Everything that can be said of a design without a solver.
 
     Args:
-        score: multi-scale entropy.
-        penalty: depth penalty Q.
-        objective: score minus penalty.
+        score: DeepMAD's multi-scale entropy.
+        penalty: DeepMAD's depth penalty Q.
+        objective: what is maximised: score minus penalty, or the sum of `worth.terms`.
         scales: entropy and effectiveness per scale.
         macs: multiply-adds at batch 1.
         params: trainable parameters.
         memory_bytes: peak activation memory at fp32 and batch 1.
         latency: one value per latency model.
         others: of quantities that have no field of their own, those that were asked for.
+        worth: what the objective is made of, None for DeepMAD's.
     """
 
     score: float
@@ -87,6 +129,19 @@ class Evaluation:
     memory_bytes: int
     latency: tuple[LatencyValue, ...] = ()
     others: tuple[Amount, ...] = ()
+    worth: Worth | None = None
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of a calibrated objective, nothing for a formula."""
+        return "" if self.worth is None else self.worth.unit
+
+    @property
+    def gap_scale(self) -> float:
+        """Return what a gap of 1 is: |objective| of DeepMAD's, the terms' magnitude of a formula, 1 if calibrated."""
+        if self.worth is None:
+            return abs(self.objective)
+        return 1.0 if self.unit else self.worth.magnitude
 
     @property
     def max_rho(self) -> float:
@@ -229,7 +284,7 @@ class Solution:
 
     @property
     def gap(self) -> float | None:
-        """Return (bound - objective) / |objective| of the checked design, or None without a bound or beside 0."""
-        if self.bound is None or self.evaluation is None or self.evaluation.objective == 0:
+        """Return (bound - objective) / `Evaluation.gap_scale` of the checked design, None without a bound or scale."""
+        if self.bound is None or self.evaluation is None or self.evaluation.gap_scale == 0:
             return None
-        return (self.bound - self.evaluation.objective) / abs(self.evaluation.objective)
+        return (self.bound - self.evaluation.objective) / self.evaluation.gap_scale

@@ -179,6 +179,29 @@ def format_percent(share: float) -> str:
     return f"{_digits(share * 100)}%"
 
 
+def format_objective(value: float) -> str:
+    """Return an objective in words: entropy in whole numbers of thousands, points with the digits that count.
+
+    Args:
+        value: the objective, or a bound on it.
+
+    Example:
+        >>> format_objective(35731.31), format_objective(76.67813)
+        ('35,731.3', '76.678')
+    """
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.5g}"
+
+
+def format_gap(gap: float, unit: str) -> str:
+    """Return a gap in words: a share as a percentage, or points of a calibrated objective.
+
+    Args:
+        gap: as `deepmad_hw.solution.Solution.gap` has it.
+        unit: of the objective, empty for a formula.
+    """
+    return f"{_digits(gap)} {unit}" if unit else format_percent(gap)
+
+
 def _parse(text: str, factors: Mapping[str, Decimal], *, where: str, example: str) -> Decimal:
     found = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:

@@ -73,16 +73,28 @@ def penalties(networks: Iterable[tuple[str, float | None, float | None]]) -> lis
     return [f"note: {name}: {text}, for its uneven depths" for name, text in told.items() if text is not None]
 
 
+def gap(solution: Solution) -> str:
+    """Return the gap of a design in words, nothing without a bound.
+
+    Args:
+        solution: the answer.
+    """
+    evaluation = solution.evaluation
+    if solution.gap is None or evaluation is None:
+        return ""
+    return units.format_gap(solution.gap, evaluation.unit)
+
+
 def _headline(solution: Solution) -> str:
     parts = [f"{solution.problem}: {solution.status.value}"]
     if solution.objective is not None:
-        parts.append(f"objective {solution.objective:,.1f}")
+        parts.append(f"objective {units.format_objective(solution.objective)}")
     if solution.bound is not None:
-        parts.append(f"proved bound {solution.bound:,.1f}")
+        parts.append(f"proved bound {units.format_objective(solution.bound)}")
     if solution.gap is not None:
-        parts.append(f"gap {units.format_percent(solution.gap)}")
+        parts.append(f"gap {gap(solution)}")
     if solution.continuous is not None and solution.architecture is not None:
-        parts.append(f"continuous optimum {solution.continuous.objective:,.1f} (local, no bound)")
+        parts.append(f"continuous optimum {units.format_objective(solution.continuous.objective)} (local, no bound)")
     return ", ".join(parts)
 
 
@@ -118,6 +130,10 @@ def _costs(values: Evaluation, problem: Problem) -> list[Row]:
         ("entropy score", f"{values.score:,.1f}", ""),
         ("depth penalty", f"{values.penalty:,.1f}", ""),
     ]
+    if values.worth is not None:
+        rows += [(f"{term.term}, in the objective", f"{term.value:,.5g}", "") for term in values.worth.terms]
+        if values.worth.leverage is not None:
+            rows.append(("leverage", f"{values.worth.leverage:.3g}", f"{values.worth.largest_leverage:.3g}"))
     for name, quantity in limits.of_design(values).items():
         rows.append(row(quantity.label, name, quantity.value(values)))
     for value in values.latency:

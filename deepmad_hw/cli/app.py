@@ -20,6 +20,7 @@ VERBS = {
     "table": "deepmad_hw.cli.table:table",
     "design": "deepmad_hw.cli.design:design",
     "sweep": "deepmad_hw.cli.sweep:sweep",
+    "calibrate": "deepmad_hw.cli.calibrate:calibrate",
     "export": "deepmad_hw.cli.export:export",
     "bench": "deepmad_hw.cli.bench:bench",
     "verify": "deepmad_hw.cli.verify:verify",

@@ -34,11 +34,12 @@ def design(
     latency: options.Latency = [],  # noqa: B006
     confidence: options.Confidence = None,
     allow_uncovered: options.AllowUncovered = False,
+    objective: options.Objective = None,
     grid: options.Grid = None,
     resolution: options.Resolution = None,
     settings: options.Set = [],  # noqa: B006
     method: Annotated[Method, typer.Option(help="How sure the answer is.")] = Method.CERTIFIED,
-    gap: options.Gap = "0.5%",
+    gap: options.Gap = None,
     time_limit: options.TimeLimit = "60s",
     threads: options.Threads = 1,
     seed: options.Seed = 0,
@@ -55,12 +56,9 @@ def design(
     """Solve one problem: the best network of a space within its limits."""
     # What was typed is read before anything heavy is loaded.
     requests = options.latency_requests(latency)
-    over = options.overrides(limits, grid=grid, settings=settings)
+    over = options.overrides(limits, grid=grid, objective=objective, settings=settings)
     choices = options.resolutions(resolution)
-    gap_share, time_limit_s = (
-        units.parse_percent(gap, where="--gap"),
-        units.parse_seconds(time_limit, where="--time-limit"),
-    )
+    time_limit_s = units.parse_seconds(time_limit, where="--time-limit")
     asked_confidence = options.confidence_share(confidence)
     folder = None if out is None else options.new_folder(out)
 
@@ -69,13 +67,14 @@ def design(
 
     runs = [configs.load_run(config, overrides={**over, **choice}).with_latency(requests) for choice in choices]
     questions = [designs.with_tables(run, confidence=asked_confidence, allow_uncovered=allow_uncovered) for run in runs]
+    largest_gap = options.gap(gap, questions[0].problem)
     if measure:
         _require_measurable(method, questions[0])
     with output.progress(f"solving {questions[0].problem.name} ({method.value})"):
         question, solution = designs.best_design(
             questions,
             method=method.value,
-            gap=gap_share,
+            gap=largest_gap,
             time_limit_s=time_limit_s,
             threads=threads,
             seed=seed,
@@ -83,7 +82,7 @@ def design(
         )
     loop = None
     if measure and solution.architecture is not None:
-        loop = _measured(question, solution, folder, gap=gap_share, time_limit_s=time_limit_s, threads=threads)
+        loop = _measured(question, solution, folder, gap=largest_gap, time_limit_s=time_limit_s, threads=threads)
         question, solution = loop.question, loop.solution
     if folder is not None:
         designs.save_design(

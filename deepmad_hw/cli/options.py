@@ -12,8 +12,10 @@ import typer
 
 from deepmad_hw import limits, units
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.objective import usual_gap
 
 if TYPE_CHECKING:
+    from deepmad_hw.problem import Problem
     from deepmad_hw.workflows.config import LatencyRequest
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
@@ -37,7 +39,17 @@ AllowUncovered = Annotated[
     bool,
     typer.Option("--allow-uncovered", help="Count operations that a table has no rows of as 0 ms, and list them."),
 ]
-Gap = Annotated[str, typer.Option(metavar="PERCENT", help="Largest gap to the proved bound.")]
+Gap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT|POINTS",
+        help="Largest gap to the proved bound; points of a calibrated objective. [default: 0.5%, or 0.05 points]",
+    ),
+]
+Objective = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="What is maximised: deepmad, or the file of a calibrated objective."),
+]
 TimeLimit = Annotated[str, typer.Option(metavar="TIME", help="Longest time to solve.")]
 Grid = Annotated[str | None, typer.Option(metavar="NAME", help="Widths to choose from: default, reference or fine.")]
 Resolution = Annotated[
@@ -100,13 +112,18 @@ def with_limits(command: Callable[..., None], *, after: str, ranges: bool = Fals
 
 
 def overrides(
-    asked: Mapping[str, str | None] | None = None, *, grid: str | None = None, settings: Sequence[str] = ()
+    asked: Mapping[str, str | None] | None = None,
+    *,
+    grid: str | None = None,
+    objective: str | None = None,
+    settings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the values that flags put over a run file, by dotted key.
 
     Args:
         asked: limits by name, as they were typed; None where an option was not given.
         grid: value of ``--grid``.
+        objective: value of ``--objective``.
         settings: values of ``--set``.
 
     Raises:
@@ -120,7 +137,41 @@ def overrides(
             found[f"limits.{name}"] = text
     if grid is not None:
         found["grid"] = grid
+    if objective is not None:
+        found["objective"] = objective if objective == "deepmad" else str(Path(objective).resolve())
     return {**found, **dict(_setting(text) for text in settings)}
+
+
+def gap(text: str | None, problem: Problem) -> float:
+    """Return the gap at which a proof may stop: a share, or points where the objective is calibrated.
+
+    Args:
+        text: value of ``--gap``, None without the option.
+        problem: what is solved.
+
+    Raises:
+        ConfigError: a share of a calibrated objective, points of a formula, or neither.
+    """
+    if text is None:
+        return usual_gap(problem.worth)
+    unit = problem.worth.unit
+    if not unit:
+        return units.parse_percent(text, where="--gap")
+    if text.rstrip().endswith("%"):
+        raise ConfigError(
+            f"a calibrated objective has a unit, {unit}", where="--gap", hint="say 0.05 for a twentieth of one"
+        )
+    return units.parse_number(text, where="--gap")
+
+
+def gap_text(value: float, problem: Problem) -> str:
+    """Return a gap as `gap` reads it.
+
+    Args:
+        value: a share, or points where the objective is calibrated.
+        problem: what is solved.
+    """
+    return units.format_gap(value, problem.worth.unit).partition(" ")[0]
 
 
 def confidence_share(text: str | None) -> float | None:

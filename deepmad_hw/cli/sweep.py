@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +46,7 @@ def sweep(
     resolution: Annotated[
         str | None, typer.Option(metavar="SIDE|HxW[,...]", help="Pixels of the image; each makes a line of its own.")
     ] = None,
+    objective: options.Objective = None,
     grid: options.Grid = None,
     settings: options.Set = [],  # noqa: B006
     each_device: Annotated[
@@ -53,7 +55,7 @@ def sweep(
     confidence: options.Confidence = None,
     allow_uncovered: options.AllowUncovered = False,
     method: Annotated[Method, typer.Option(help="How sure the answers are.")] = Method.CERTIFIED,
-    gap: options.Gap = "0.5%",
+    gap: options.Gap = None,
     time_limit: Annotated[str, typer.Option(metavar="TIME", help="Longest time to solve each point.")] = "60s",
     threads: options.Threads = 1,
     seed: options.Seed = 0,
@@ -85,22 +87,24 @@ def sweep(
             resolution=resolution,
             latency=_tables(latency),
         ),
-        settings=sweep_plan.Settings(
-            method=method.value,
-            gap=units.parse_percent(gap, where="--gap"),
-            time_limit_s=units.parse_seconds(time_limit, where="--time-limit"),
-            threads=threads,
-            seed=seed,
-        ),
-        overrides=options.overrides(grid=grid, settings=settings),
+        overrides=options.overrides(grid=grid, objective=objective, settings=settings),
         own_designs=each_device,
         confidence=options.confidence_share(confidence),
         allow_uncovered=allow_uncovered,
     )
+    settings_of_points = sweep_plan.Settings(
+        method=method.value,
+        gap=options.gap(gap, plan.points[0].question.problem),
+        time_limit_s=units.parse_seconds(time_limit, where="--time-limit"),
+        threads=threads,
+        seed=seed,
+    )
+    plan = replace(plan, settings=settings_of_points)
     if (measure or compare or beside) and not all(asked.question.tables for asked in plan.points):
         raise ConfigError("nothing says which runtime to measure on", where="sweep", hint="give --latency TABLE=RANGE")
     folder = options.new_folder(out)
-    words = options.words(context, but=("out", "jobs", "dask", "json"))
+    words = options.words(context, but=("out", "jobs", "dask", "json", "gap"))
+    words += ["--gap", options.gap_text(plan.settings.gap, plan.points[0].question.problem)]
     total = len(plan.points)
     with output.progress(f"solving {total} points of {plan.name}", total=total) as steps:
         results = sweeps.sweep(
@@ -233,7 +237,7 @@ def _cells(point: Point) -> tuple[str, ...]:
         point.name,
         solution.status.value,
         f"{values.objective:,.1f}",
-        "" if solution.gap is None else units.format_percent(solution.gap),
+        answers.gap(solution),
         f"{values.max_rho:.3f}",
         str(depth),
         f"{width:.0f}",

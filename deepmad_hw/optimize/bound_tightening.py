@@ -64,7 +64,15 @@ class Tightened:
 
 
 def tighten(
-    tables: Coefficients, ranges: Sequence[Range], design: Ints, target: float, *, threads: int, deadline: float
+    tables: Coefficients,
+    ranges: Sequence[Range],
+    design: Ints,
+    target: float,
+    *,
+    threads: int,
+    deadline: float,
+    magnitude: float = 0.0,
+    unit: float | None = None,
 ) -> Tightened | None:
     """Return a bound, and what may still hold a design better than a target; None if there was no time for any.
 
@@ -75,14 +83,16 @@ def tighten(
         target: objective that matters.
         threads: of the solver.
         deadline: `time.monotonic` at which to stop.
+        magnitude: of the objective's terms, where rounding is a share of more than the objective itself.
+        unit: what `CLOSE` and `SLACK` are shares of in the objective, None for the objective itself.
     """
     master = _RestrictedMaster(build(tables, ranges=ranges), ranges, design, threads=threads, deadline=deadline)
-    objective = master.maximise(master.milp.objective, enough=target)
+    objective = master.maximise(master.milp.objective, enough=target, magnitude=magnitude, unit=unit)
     if objective is None:
         return None
     if objective.bound <= target:
         return Tightened(tables=tables, ranges=list(ranges), bound=objective.bound)
-    master.set_cutoff(target)
+    master.set_cutoff(target, unit=unit)
     found = [ranges[0]]
     for known, stage in zip(ranges[1:], master.milp.stages, strict=True):
         most, least = (master.maximise(Sum().add(stage.log_fan_in, sign)) for sign in (1.0, -1.0))
@@ -148,12 +158,16 @@ class _RestrictedMaster:
 
     # --- solving ---
 
-    def maximise(self, total: Sum, *, enough: float = -math.inf) -> _Gains | None:
+    def maximise(
+        self, total: Sum, *, enough: float = -math.inf, magnitude: float = 0.0, unit: float | None = None
+    ) -> _Gains | None:
         """Return the least bound found on a sum, None if not even a first solve ended in time.
 
         Args:
             total: the sum.
             enough: bound at which to stop.
+            magnitude: of the sum's terms, or 0.
+            unit: what `CLOSE` is a share of, None for the sum itself.
         """
         costs = self._costs(total)
         self._highs.changeColsCost(len(self._active), np.arange(len(self._active), dtype=np.int32), costs[self._active])
@@ -164,26 +178,29 @@ class _RestrictedMaster:
             if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
                 break
             optimum = self._highs.getInfo().objective_function_value + total.constant
-            gains = self._priced(costs, np.array(self._highs.getSolution().row_dual), total.constant)
+            gains = self._priced(costs, np.array(self._highs.getSolution().row_dual), total.constant, magnitude)
             best = gains if best is None or gains.bound < best.bound else best
             missing = self._worth_adding(gains)
-            if best.bound <= enough or best.bound - optimum <= CLOSE * abs(optimum) or not len(missing):
+            close = CLOSE * (abs(optimum) if unit is None else unit)
+            if best.bound <= enough or best.bound - optimum <= close or not len(missing):
                 break
             self._add(missing, costs)
         return best
 
-    def set_cutoff(self, target: float) -> None:
+    def set_cutoff(self, target: float, *, unit: float | None) -> None:
         """Look at designs of at least some objective from here on.
 
         Args:
             target: the objective; the relaxation's own optimum, less a little, if the columns so far have none better.
+            unit: what `SLACK` is a share of, None for the objective itself.
         """
         objective = self.milp.objective
         optimum = self._highs.getInfo().objective_function_value + objective.constant
         self._cutoff = target - objective.constant
         row = self._objective[self._active]
         there = np.flatnonzero(row)
-        least = min(target, optimum - SLACK * abs(optimum)) - objective.constant
+        slack = SLACK * (abs(optimum) if unit is None else unit)
+        least = min(target, optimum - slack) - objective.constant
         self._highs.addRow(least, highspy.kHighsInf, len(there), there.astype(np.int32), row[there])
 
     def kept(self, gains: _Gains, design: Ints, target: float) -> list[tuple[Bools, Bools, Bools]]:
@@ -211,7 +228,7 @@ class _RestrictedMaster:
 
     # --- pricing ---
 
-    def _priced(self, costs: Floats, prices: Floats, constant: float) -> _Gains:
+    def _priced(self, costs: Floats, prices: Floats, constant: float, magnitude: float) -> _Gains:
         cutoff_price = min(float(prices[-1]), 0.0) if len(prices) > len(self._rhs) else 0.0
         prices = prices[: len(self._rhs)]
         prices = np.where(self._kinds > 0, np.maximum(prices, 0.0), prices)
@@ -220,7 +237,7 @@ class _RestrictedMaster:
         self._count_sums_with_widths(gains)
         worth = float(prices @ self._rhs) + cutoff_price * self._cutoff + constant
         bound = worth + self._most(gains)
-        return _Gains(bound=bound + SAFETY * abs(bound), columns=gains)
+        return _Gains(bound=bound + SAFETY * max(abs(bound), magnitude), columns=gains)
 
     def _count_sums_with_widths(self, gains: Floats) -> None:
         """Give a width what the sum of log w that goes with it gains, at the better end of its range."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from deepmad_hw.optimize.bound_tightening import tighten
 from deepmad_hw.optimize.coefficients import Coefficients
-from deepmad_hw.optimize.linear import Milp, Sum
+from deepmad_hw.optimize.evaluator import Evaluator
+from deepmad_hw.optimize.linear import Milp
 from deepmad_hw.optimize.milp import Range, build, log_fan_in_ranges
 from deepmad_hw.optimize.quantities import objective_terms
 from deepmad_hw.optimize.solvers import HighsModel
@@ -25,10 +26,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MAX_SOLVES = 60  # of the whole model: new tangents or refused designs
+TANGENT_SHARE = 0.9  # the same where logarithms are bounded by tangents
 GAP_SHARE = 0.99  # of the tolerance that the solver is asked for; the rest is for the penalty and rounding
 MAX_REDUCTIONS = 8  # rounds of dropping pairs that no good enough design has
 WORTH_A_ROUND = 0.8  # another round follows one that left at most this share of the pairs, or of the bound's excess
-BOUND_SAFETY = 1e-6  # relative, on bounds that come from relaxations
+BOUND_SAFETY = 1e-6  # share of the objective's magnitude, on bounds that come from relaxations
+USUAL_GAP = 0.005  # for which the tolerances of the search were chosen
 
 Judge = Callable[[Ints], float | None]  # objective of a design if the checker takes it, else None
 
@@ -62,6 +65,8 @@ class _State:
 
     design: Ints | None
     objective: float
+    magnitude: Callable[[Ints], float]  # what rounding is a share of
+    gap_unit: float | None  # what a gap of 1 is, None for the magnitude
     bound: float = math.inf
     stopped: str = "time limit"
     infeasible: bool = False
@@ -71,14 +76,26 @@ class _State:
     cuts: set[Hashable] = field(default_factory=set)
 
     @property
+    def scale(self) -> float:
+        """Return the magnitude of the best design's terms."""
+        return self.magnitude(self.design) if self.design is not None else 0.0
+
+    @property
+    def gap_scale(self) -> float:
+        """Return what a gap of 1 is."""
+        return self.scale if self.gap_unit is None else self.gap_unit
+
+    @property
     def gap(self) -> float:
-        """Return the relative distance of bound and best design."""
-        return (self.bound - self.objective) / abs(self.objective) if self.design is not None else math.inf
+        """Return the distance of bound and best design in units of `gap_scale`."""
+        if self.design is None or self.gap_scale == 0:
+            return math.inf
+        return (self.bound - self.objective) / self.gap_scale
 
     def result(self) -> Certified:
         """Return it as a record; a bound that a checked design exceeds by more than rounding is no bound."""
         if self.design is not None and self.bound < self.objective:
-            rounding = self.objective - self.bound <= BOUND_SAFETY * abs(self.objective)
+            rounding = self.objective - self.bound <= BOUND_SAFETY * self.scale
             self.bound = self.objective if rounding else math.inf
             self.stopped = self.stopped if rounding else "the solver's bound lies below a checked design"
         return Certified(
@@ -102,18 +119,23 @@ def certify(
     threads: int = 1,
     log: Path | None = None,
 ) -> Certified:
-    """Return the best design within a relative gap of a proved bound, or what was reached by the deadline.
+    """Return the best design within a gap of a proved bound, or what was reached by the deadline.
 
     Args:
         tables: the problem's tables.
         judge: says what a design is worth, from plain numbers.
         start: a design that the judge takes, or None.
-        gap: (bound - objective) / objective to reach.
+        gap: to reach, as `deepmad_hw.solution.Solution.gap` has it.
         deadline: `time.monotonic` at which to stop.
         threads: of the solver.
         log: file to which the solver adds its own words, or None.
     """
-    state = _State(design=None, objective=-math.inf)
+    state = _State(
+        design=None,
+        objective=-math.inf,
+        magnitude=Evaluator(tables).magnitude,
+        gap_unit=1.0 if tables.problem.worth.unit else None,
+    )
     if start is not None:
         _consider(state, start, judge)
     reduced = _reduced(tables, state, gap=gap, threads=threads, deadline=deadline)
@@ -121,7 +143,7 @@ def certify(
         return state.result()
     milp = build(reduced[0], ranges=reduced[1])
     if state.design is not None:
-        _add_cutoff(milp, state.target)
+        _add_cutoff(milp, state.target, room=BOUND_SAFETY * max(state.scale, abs(state.target)))
     solver = HighsModel(milp.model, threads=threads, log=log)
     while state.solves < MAX_SOLVES and time.monotonic() < deadline and not state.infeasible:
         refused = state.refused
@@ -152,10 +174,19 @@ def _reduced(
     ranges = log_fan_in_ranges(tables)
     if state.design is None:
         return tables, ranges
-    state.target = state.objective + GAP_SHARE * gap * abs(state.objective)
+    state.target = state.objective + GAP_SHARE * gap * state.gap_scale
     spare = math.inf
     for _ in range(MAX_REDUCTIONS):
-        tightened = tighten(tables, ranges, state.design, state.target, threads=threads, deadline=deadline)
+        tightened = tighten(
+            tables,
+            ranges,
+            state.design,
+            state.target,
+            threads=threads,
+            deadline=deadline,
+            magnitude=state.scale,
+            unit=_search_unit(tables, state, gap),
+        )
         if tightened is None:
             break
         state.bound = min(state.bound, max(tightened.bound, state.target))
@@ -170,9 +201,23 @@ def _reduced(
     return tables, ranges
 
 
-def _add_cutoff(milp: Milp, least: float) -> None:
+def _absolute_gap(milp: Milp, state: _State, gap: float) -> float | None:
+    """Return the distance that the solver may leave; of DeepMAD's objective, whose gap is a share of it, None."""
+    if milp.tables.problem.objective is None:
+        return None
+    return TANGENT_SHARE * gap * state.gap_scale
+
+
+def _search_unit(tables: Coefficients, state: _State, gap: float) -> float | None:
+    """Return what the tolerances of the search are shares of: None for DeepMAD's objective itself."""
+    if tables.problem.objective is None:
+        return None
+    return state.scale if state.gap_unit is None else state.gap_unit * gap / USUAL_GAP
+
+
+def _add_cutoff(milp: Milp, least: float, *, room: float) -> None:
     """Leave only designs of at least some objective: all others are bounded by it already."""
-    milp.model.rows.add((least - BOUND_SAFETY * abs(least), milp.objective.expression(), None))
+    milp.model.rows.add((least - room, milp.objective.expression(), None))
 
 
 def _pairs(tables: Coefficients) -> int:
@@ -185,6 +230,7 @@ def _solve_once(milp: Milp, solver: HighsModel, state: _State, judge: Judge, *, 
     outcome = solver.run(
         relaxed=False,
         gap=GAP_SHARE * gap,
+        absolute=_absolute_gap(milp, state, gap),
         time_limit_s=max(0.0, deadline - time.monotonic()),
         heuristics=state.design is None,
     )
@@ -219,7 +265,6 @@ def _add_cuts(milp: Milp, solver: HighsModel, design: Ints, state: _State) -> bo
     new = [cut for cut in found if cut.key not in state.cuts]
     for cut in new:
         state.cuts.add(cut.key)
-        row = Sum(variables=list(cut.variables), factors=list(cut.factors))
-        milp.model.rows.add((cut.low, row.expression(), None))
-        solver.add_row(cut.variables, cut.factors, low=cut.low, high=math.inf)
+        milp.model.rows.add((cut.low, cut.sum.expression(), None))
+        solver.add_row(cut.sum.variables, cut.sum.factors, low=cut.low, high=math.inf)
     return bool(new)

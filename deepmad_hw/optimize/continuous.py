@@ -25,7 +25,7 @@ from deepmad_hw.problem import Problem, table_of
 from deepmad_hw.solution import ContinuousDesign, ContinuousStage, Price
 
 STARTS = (0.35, 0.65)  # where in every range the solver starts
-BINDING = 1e-4  # relative objective per relative limit from which a limit counts as binding
+BINDING = 1e-4  # share of the objective's magnitude per relative limit from which a limit counts as binding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,15 +183,22 @@ def _result(nlp: Nlp, outcome: NlpOutcome) -> ContinuousResult:
         solve_ms=outcome.solve_ms,
         surrogate_error=tuple((table_of(name) or name, *errors) for name, errors in nlp.surrogate_error.items()),
     )
-    return ContinuousResult(design=design, prices=tuple(_prices(nlp, design.objective)), stopped=outcome.stopped)
+    return ContinuousResult(design=design, prices=tuple(_prices(nlp, _magnitude(nlp))), stopped=outcome.stopped)
 
 
-def _prices(nlp: Nlp, objective: float) -> Iterator[Price]:
+def _magnitude(nlp: Nlp) -> float:
+    """Return what a share of 1 is: |objective| of DeepMAD's, else the sum of the terms' magnitudes."""
+    if nlp.tables.problem.objective is None:
+        return abs(_objective(nlp.model))
+    return math.fsum(abs(float(pyo.value(term.of_nlp(nlp)))) for term in objective_terms(nlp.tables))
+
+
+def _prices(nlp: Nlp, magnitude: float) -> Iterator[Price]:
     for limit, (step, rows) in nlp.rows.items():
         gains = [(-nlp.model.dual[priced.row], priced.per_step()) for priced in rows]
         yield Price(
             limit=limit,
-            binding=any(gain > BINDING * abs(objective) for gain, _ in gains),
+            binding=any(gain > BINDING * magnitude for gain, _ in gains),
             objective_per_unit=sum(max(gain, 0.0) * per_step for gain, per_step in gains),
             unit=step,
         )

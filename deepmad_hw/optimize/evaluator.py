@@ -26,10 +26,12 @@ class Values:
     Args:
         objective: [n].
         excess: [n] sum over limits of the relative amount by which each is broken.
+        magnitude: [n] what a share of 1 is: |objective| of DeepMAD's, else the sum of the terms' magnitudes.
     """
 
     objective: Floats
     excess: Floats
+    magnitude: Floats
 
 
 class Evaluator:
@@ -68,6 +70,19 @@ class Evaluator:
         for limit in self._limits:
             excess += limit.excess(walked)
         objective = np.zeros(len(designs))
+        magnitude = np.zeros(len(designs))
         for term in self._terms:
-            objective += term.values(walked)
-        return Values(objective=objective, excess=excess)
+            values = term.values(walked)
+            objective += values
+            magnitude += np.abs(values)
+        if self.tables.problem.objective is None:
+            magnitude = np.abs(objective)
+        return Values(objective=objective, excess=excess, magnitude=magnitude)
+
+    def magnitude(self, design: Ints) -> float:
+        """Return what a share of 1 is for one design, see `Values`.
+
+        Args:
+            design: a row of positions.
+        """
+        return float(self.evaluate(design[None]).magnitude[0])

@@ -19,6 +19,7 @@ from deepmad_hw.optimize.linear import Milp, Sum
 from deepmad_hw.optimize.milp import ALL_LIMITS, build, log_fan_in_ranges
 from deepmad_hw.optimize.quantities import limited
 from deepmad_hw.optimize.quantities.additive import smallest_sum
+from deepmad_hw.optimize.quantities.ranges import InRange
 from deepmad_hw.optimize.solvers import HighsModel
 from deepmad_hw.solution import Evaluation, MinimumValue
 
@@ -45,6 +46,7 @@ class Infeasibility:
         self._deadline = deadline
         self._ranges = log_fan_in_ranges(tables)
         self._limits = limited(tables)
+        self._scaled = [limit for limit in self._limits if not isinstance(limit, InRange)]
 
     def minimum_values(self) -> tuple[MinimumValue, ...]:
         """Return a value for each limit that can help alone; if none can, the smallest factor on all."""
@@ -54,7 +56,7 @@ class Infeasibility:
             if answer is not None:
                 minimum, proved = answer
                 found.append(limit.minimum_value(minimum.value, proved=proved))
-        return tuple(found) or (self._common_factor(),)
+        return tuple(found) or tuple(self._common_factor() for _ in self._scaled[:1])
 
     def build(self, leave_out: str) -> Milp | None:
         """Return the problem's model without a limit, None once there is no time left.
@@ -119,7 +121,7 @@ class Infeasibility:
 
     def _largest_ratio(self, design: Ints) -> float:
         """Return the largest of a design's values over their limits."""
-        return max(limit.of(design) / limit.limit for limit in self._limits)
+        return max(limit.of(design) / limit.limit for limit in self._scaled)
 
 
 @dataclass(frozen=True)

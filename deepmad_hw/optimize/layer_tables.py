@@ -84,6 +84,14 @@ class Terms:
     stages: tuple[StageTerms, ...]
     tail: Floats
 
+    @property
+    def negated(self) -> Terms:
+        """Return the quantity with the other sign."""
+        stages = tuple(
+            StageTerms(**{name: -np.asarray(getattr(stage, name)) for name in PAIRS}) for stage in self.stages
+        )
+        return Terms(stem=-self.stem, stages=stages, tail=-self.tail)
+
     def of(self, grids: Sequence[StageGrid], designs: Ints) -> Floats:
         """Return the quantity of some designs, [n], or of one.
 

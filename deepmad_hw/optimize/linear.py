@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,22 +32,6 @@ class RowPlace(NamedTuple):
     kind: str
     stage: int
     axes: tuple[str, ...]
-
-
-class Cut(NamedTuple):
-    """A row that a term of the objective asks for once a design is known: ``low <= sum(factors * variables)``.
-
-    Args:
-        key: two cuts of one key are the same.
-        variables: of the model.
-        factors: one per variable.
-        low: the least value.
-    """
-
-    key: Hashable
-    variables: Sequence[Any]
-    factors: Sequence[float]
-    low: float
 
 
 @dataclass(kw_only=True)
@@ -87,6 +71,21 @@ class Sum:
     def expression(self) -> Any:
         """Return it as a Pyomo expression."""
         return LinearExpression(constant=self.constant, linear_coefs=self.factors, linear_vars=self.variables)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Cut:
+    """A row that a term of the objective asks for once a design is known: ``low <= sum``.
+
+    Args:
+        key: two cuts of one key are the same.
+        sum: left side.
+        low: the least value.
+    """
+
+    key: Hashable
+    sum: Sum
+    low: float
 
 
 def exists(variables: Variables) -> NDArray[np.bool_]:
@@ -133,6 +132,7 @@ class Milp:
         tables: what it was made from.
         stem: [stem] binaries.
         stages: variables of the stages.
+        leave_out: name of a limit that the model does not impose.
         objective: at least what every design is worth.
     """
 
@@ -140,6 +140,7 @@ class Milp:
     tables: Coefficients
     stem: Variables
     stages: tuple[StageModel, ...]
+    leave_out: str | None = None
     objective: Sum = field(default_factory=Sum)
 
     def design(self) -> Ints:

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from deepmad_hw.objective import DEFAULT_GAP, DEFAULT_GAP_POINTS
 from deepmad_hw.optimize.coefficients import Coefficients, sample_designs
 from deepmad_hw.optimize.encoding import encoded, inner_stage, stage_columns
 from deepmad_hw.optimize.evaluator import Evaluator
@@ -28,8 +29,10 @@ ROUNDINGS = 2000  # of the continuous point
 RANDOM_STARTS = 2000  # random designs, for problems whose continuous point says nothing
 PERTURBATIONS = 60  # of a good design, each followed by an ascent
 PERTURBATION_MOVES = 6
-ACCEPTANCE_THRESHOLD = 0.02  # relative objective below the best from where a restart may go on
+ACCEPTANCE_THRESHOLD = 0.02  # share of the objective's magnitude below the best from where a restart may go on
 LIMIT_PENALTY = 2.0  # relative objective given up to come nearer to a limit by a relative 1; doubled until limits hold
+
+CALIBRATED_UNIT = DEFAULT_GAP_POINTS / DEFAULT_GAP  # points; terms of 100 points cancel, and a few tenths matter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,6 +67,7 @@ class LocalSearch:
         self._deadline = deadline
         self._perturbations = perturbations
         self._refused: set[bytes] = set()
+        self._calibrated = bool(tables.problem.worth.unit)
         self._limit_penalty = LIMIT_PENALTY
         self._low = encoded(0, [(0, 0, grid.depth[0]) for grid in tables.stages])
         ends = [(len(grid.out_widths) - 1, len(grid.bottleneck) - 1, grid.depth[1]) for grid in tables.stages]
@@ -94,7 +98,7 @@ class LocalSearch:
             if best[0] == -np.inf:
                 self._limit_penalty *= 2
             found = self._improved(self._perturbed(current[1]))
-            if found[0] > best[0] - ACCEPTANCE_THRESHOLD * abs(best[0]):
+            if found[0] > best[0] - ACCEPTANCE_THRESHOLD * self._unit(self._evaluator.magnitude(best[1])):
                 current = found
             best = max(best, current, key=lambda candidate: candidate[0])
         best = self._polished(best)
@@ -212,9 +216,13 @@ class LocalSearch:
         index = int(np.argmax(values))
         return float(values[index]), designs[index]
 
+    def _unit(self, magnitude: float) -> float:
+        """Return what the search's shares are of: the magnitude, or what a usual gap is half a percent of."""
+        return CALIBRATED_UNIT if self._calibrated else magnitude
+
     def _lenient(self, designs: Ints) -> Floats:
         values = self._evaluator.evaluate(designs)
-        merit = values.objective - self._limit_penalty * np.abs(values.objective).max() * values.excess
+        merit = values.objective - self._limit_penalty * self._unit(float(values.magnitude.max())) * values.excess
         return self._without_refused(designs, merit)
 
     def _strict(self, designs: Ints) -> Floats:

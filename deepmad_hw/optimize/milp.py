@@ -96,7 +96,7 @@ def build(tables: Coefficients, *, ranges: Sequence[Range], leave_out: str | Non
         _link(model, i, grid, stage, given)
         _carry_log_fan_in(model, tables, i, stage, stages[-1].log_fan_in if stages else None, ranges)
         stages.append(stage)
-    milp = Milp(model=model, tables=tables, stem=stem, stages=tuple(stages))
+    milp = Milp(model=model, tables=tables, stem=stem, stages=tuple(stages), leave_out=leave_out)
     for term in objective_terms(tables):
         milp.objective.extend(term.add_to_milp(milp))
     model.objective = pyo.Objective(expr=milp.objective.expression(), sense=pyo.maximize)

@@ -15,6 +15,7 @@ from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, InfeasibleError
 from deepmad_hw.installed import versions
 from deepmad_hw.latency import LatencyModel
+from deepmad_hw.objective import usual_gap
 from deepmad_hw.optimize.certified import Certified, certify
 from deepmad_hw.optimize.coefficients import Coefficients, coefficients
 from deepmad_hw.optimize.continuous import ContinuousResult, solve_continuous
@@ -25,6 +26,7 @@ from deepmad_hw.problem import Problem
 from deepmad_hw.solution import METHODS, MinimumValue, Solution, Status
 
 MAX_REFUSALS = 10
+_EXTRAPOLATION = "the design lies farther out than every network that the objective was fitted to: an extrapolation"
 ANY_GAP = 1e6  # relative: the first design that keeps all limits is good enough
 PERTURBATIONS_BEFORE_PROOF = 4 * PERTURBATIONS  # a better start saves the exact solver far more than it costs
 
@@ -34,7 +36,7 @@ def solve(
     models: Mapping[str, LatencyModel],
     *,
     method: str = "certified",
-    gap: float = 0.005,
+    gap: float | None = None,
     time_limit_s: float = 60.0,
     threads: int = 1,
     seed: int = 0,
@@ -48,7 +50,8 @@ def solve(
         models: latency models by table name; each one that the problem limits must be there.
         method: ``continuous`` (a local optimum over real numbers), ``fast`` (a checked design), ``certified`` (a
             checked design with a proved bound).
-        gap: relative distance between design and bound at which a design counts as certified.
+        gap: distance between design and bound at which a design counts as certified, as `Solution.gap` has it; None
+            takes half a percent, or 0.05 of a calibrated objective's unit.
         time_limit_s: for the whole search; what is found by then is returned with what it is worth.
         threads: of the exact solver.
         seed: of the fast search.
@@ -62,6 +65,7 @@ def solve(
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", where="method", hint=f"expected one of {', '.join(METHODS)}")
+    gap = usual_gap(problem.worth) if gap is None else gap
     clock = _Clock()
     try:
         tables = coefficients(problem, models)
@@ -171,6 +175,8 @@ def _fast(run: _Run, *, deadline: float, perturbations: int = PERTURBATIONS) -> 
         refusals = check.refusals(run.problem, architecture, evaluation)
         if not refusals:
             run.clock.lap("search")
+            if evaluation.worth is not None and evaluation.worth.extrapolates:
+                notes.append(_EXTRAPOLATION)
             answer = run.answer(Status.FEASIBLE, "local search ended")
             return replace(answer, architecture=architecture, evaluation=evaluation, notes=answer.notes + tuple(notes))
         notes = [f"the checker refused a design that the search took for good: {refusals[0]}"]
@@ -231,9 +237,11 @@ def _judged(run: _Run, outcome: Certified, *, gap: float) -> Solution:
     if outcome.refused:
         note = f"the checker refused {outcome.refused} points of the solver, which were cut off"
         answer = replace(answer, notes=(*answer.notes, note))
+    if evaluation.worth is not None and evaluation.worth.extrapolates:
+        answer = replace(answer, notes=(*answer.notes, _EXTRAPOLATION))
     if outcome.bound is None:
         return answer
-    proved = 0 <= outcome.bound - evaluation.objective <= gap * abs(evaluation.objective)
+    proved = 0 <= outcome.bound - evaluation.objective <= gap * evaluation.gap_scale
     return replace(answer, status=Status.CERTIFIED) if proved else answer
 
 
@@ -255,7 +263,7 @@ def _nothing_found(run: _Run) -> Solution:
     smallest = [(limit, limit.smallest().value) for limit in limited(run.tables)]
     run.clock.lap("smallest values")
     values = tuple(limit.minimum_value(value, proved=True) for limit, value in smallest)
-    broken = [f"{limit.name} cannot go below {value:.6g}" for limit, value in smallest if value > limit.limit]
+    broken = [f"{limit.name} cannot go below {value:.6g}" for limit, value in smallest if limit.is_broken(value)]
     if broken:
         return run.answer(Status.INFEASIBLE, "; ".join(broken), minimum_values=values)
     stopped = "no design was found that keeps all limits at once, though each alone can be kept"

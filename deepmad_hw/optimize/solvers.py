@@ -31,6 +31,7 @@ from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-8
 HEURISTIC_EFFORT = 0.05  # HiGHS's default
+ABSOLUTE_GAP = 1e-9
 OPTIMA = {  # of a smooth model, as Pyomo's interfaces name them
     *(pyo.TerminationCondition.optimal, pyo.TerminationCondition.locallyOptimal),
     pyo.TerminationCondition.globallyOptimal,
@@ -184,7 +185,7 @@ class HighsModel:
             np.array([form.columns[i].bounds for i in np.flatnonzero(self._whole)], dtype=float).reshape(-1, 2).T
         )
         self._highs = highspy.Highs()
-        options: dict[str, Any] = {"output_flag": log is not None, "threads": threads, "mip_abs_gap": 1e-9}
+        options: dict[str, Any] = {"output_flag": log is not None, "threads": threads}
         if log is not None:
             options |= {"log_to_console": False, "log_file": str(log)}
         for option, value in options.items():
@@ -215,20 +216,28 @@ class HighsModel:
         self._highs.changeObjectiveOffset(0.0)
 
     def run(
-        self, *, relaxed: bool, gap: float = 0.0, time_limit_s: float = math.inf, heuristics: bool = True
+        self,
+        *,
+        relaxed: bool,
+        gap: float = 0.0,
+        absolute: float | None = None,
+        time_limit_s: float = math.inf,
+        heuristics: bool = True,
     ) -> MilpOutcome:
         """Solve; put the best point into the model.
 
         Args:
             relaxed: whether integers may be fractions.
             gap: relative distance of point and bound at which to stop.
+            absolute: the distance itself, which then counts alone.
             time_limit_s: after which to stop.
             heuristics: whether to look for points besides those that the search meets.
         """
         highs = self._highs
         highs.setOptionValue("mip_heuristic_effort", HEURISTIC_EFFORT if heuristics else 0.0)
         highs.setOptionValue("solve_relaxation", relaxed)
-        highs.setOptionValue("mip_rel_gap", gap)
+        highs.setOptionValue("mip_rel_gap", gap if absolute is None else 0.0)
+        highs.setOptionValue("mip_abs_gap", ABSOLUTE_GAP if absolute is None else max(absolute, ABSOLUTE_GAP))
         highs.setOptionValue("time_limit", highs.getRunTime() + time_limit_s)
         highs.run()
         status, info = highs.getModelStatus(), highs.getInfo()

@@ -24,11 +24,12 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from deepmad_hw import entropy, families, limits, serde, units
-from deepmad_hw.architecture import Head
-from deepmad_hw.errors import ConfigError, known_names
+from deepmad_hw import families, limits, serde, units
+from deepmad_hw.architecture import MOST_BLOCKS, Head
+from deepmad_hw.errors import ConfigError, InputFileError, known_names
 from deepmad_hw.families.base import Family
 from deepmad_hw.jsonfile import read_json
+from deepmad_hw.objective import PENALTIES, PENALTY_WEIGHT, Objective
 from deepmad_hw.problem import Limits, Problem
 from deepmad_hw.space import Space, StageSpace, geometric_grid, linear_grid
 from deepmad_hw.workflows.config_file import Document, put
@@ -280,6 +281,7 @@ class _Rules(_Section):
     non_decreasing: bool = True
     max_growth: Annotated[float, Field(gt=0)] = 4.0
     bottleneck_ratio: _RatioPair | None = None
+    min_depth: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] | None = None
 
 
 class _Space(_Section):
@@ -312,12 +314,28 @@ _Limits = _with_quantities(_LatencyLimits, lambda name: Annotated[Any, BeforeVal
 _Sweep = _with_quantities(_LatencyRanges, lambda _: str | None)
 
 
+class _Penalty(_Section):
+    form: str = "std"
+    weight: Annotated[float, Field(ge=0)] = PENALTY_WEIGHT
+    stages: list[int] | None = None
+
+
+class _Objective(_Section):
+    file: str | None = None
+    scale_weights: list[float] | None = None
+    depth_penalty: _Penalty = _Penalty()
+    log_params: Annotated[float, Field(ge=0)] = 0.0
+    log_macs: Annotated[float, Field(ge=0)] = 0.0
+    depth_weights: list[float] = []
+
+
 class _Config(_Section):
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     space: _Space
     grid: Annotated[_Grid, BeforeValidator(_grid_form)] = _Grid()
     limits: Annotated[Any, GetPydanticSchema(lambda _, handler: handler(_Limits))] = Field(default_factory=_Limits)
-    penalty: str = "std"
+    penalty: str | None = None
+    objective: str | _Objective = "deepmad"
     sweep: Annotated[Any, GetPydanticSchema(lambda _, handler: handler(_Sweep))] = Field(default_factory=_Sweep)
 
 
@@ -335,19 +353,78 @@ def _refusal(detail: ErrorDetails, document: Document, *, more: int) -> ConfigEr
 
 
 def _run(config: _Config, document: Document) -> Run:
-    if config.penalty not in entropy.PENALTIES:
-        expected = ", ".join(entropy.PENALTIES)
+    if config.penalty is not None and config.penalty not in PENALTIES:
+        expected = ", ".join(PENALTIES)
         raise document.error(("penalty",), f"unknown penalty {config.penalty!r}", hint=f"expected one of {expected}")
+    space = _space(config, document)
     asked = {name: value for name in limits.QUANTITIES if (value := getattr(config.limits, name)) is not None}
     with document.at("limits"):
         kept = Limits.of(asked)
-    problem = Problem(
-        name=config.name or document.path.stem, space=_space(config, document), limits=kept, penalty=config.penalty
-    )
+    with document.at("objective"):
+        objective = _objective(config.objective, document.path.parent)
+    problem = Problem(name=config.name or document.path.stem, space=space, limits=kept, penalty=config.penalty or "std")
+    if objective is not None:
+        file = config.objective if isinstance(config.objective, str) else config.objective.file
+        with document.at("objective"):
+            problem = _maximising(problem, objective, file=file)
     ranges = config.sweep.model_dump(exclude_none=True, exclude_defaults=True)
     if config.sweep.latency:
         ranges["latency"] = {str(document.path.parent / path): text for path, text in config.sweep.latency.items()}
     return Run(problem=problem, latency=tuple(_requests(config.limits.latency, document)), sweep=ranges)
+
+
+def _objective(asked: str | _Objective, folder: Path) -> Objective | None:
+    """Return what is maximised, None for DeepMAD's objective: a name, a file, or weights."""
+    if isinstance(asked, str):
+        return load_objective(asked, folder=folder)
+    if asked.file is not None:
+        if asked != _Objective(file=asked.file):
+            raise ConfigError("a file and weights beside it", where="file", hint="give one of them")
+        return load_objective(asked.file, folder=folder)
+    penalty = asked.depth_penalty
+    return Objective(
+        scale_weights=None if asked.scale_weights is None else tuple(asked.scale_weights),
+        penalty=penalty.form,
+        penalty_weight=penalty.weight,
+        penalty_stages=None if penalty.stages is None else tuple(penalty.stages),
+        log_params=asked.log_params,
+        log_macs=asked.log_macs,
+        depth_weights=tuple(asked.depth_weights),
+    )
+
+
+def _maximising(problem: Problem, objective: Objective, *, file: str | None) -> Problem:
+    """Return a problem with another objective; a file's that does not fit its space is no use here."""
+    try:
+        return replace(problem, objective=objective)
+    except ConfigError as error:
+        if file is None:
+            raise
+        raise InputFileError(f"{error.where}: {error.what}", where=file, hint=error.hint) from error
+
+
+def load_objective(name_or_path: str, *, folder: Path | None = None) -> Objective | None:
+    """Return an objective by name or from its file.
+
+    Args:
+        name_or_path: ``deepmad``, or an ``objective.json``.
+        folder: that a relative path starts from; None means the working folder.
+
+    Returns:
+        The objective, None for DeepMAD's own.
+
+    Raises:
+        ConfigError: no such file.
+        InputFileError: the file holds no objective.
+    """
+    if name_or_path == "deepmad":
+        return None
+    path = (folder or Path()) / name_or_path
+    if not path.is_file():
+        raise ConfigError(
+            f"no objective and no file is called {name_or_path!r}", hint="say deepmad, or the file that calibrate wrote"
+        )
+    return serde.read_objective(path)
 
 
 def _requests(latency: Mapping[str, str], document: Document) -> list[LatencyRequest]:
@@ -391,7 +468,11 @@ def _space(config: _Config, document: Document) -> Space:
 def _stage(config: _Config, index: int, family: Family, document: Document) -> StageSpace:
     asked, place = config.space.stages[index], ("space", "stages", index)
     largest = family.max_first_depth if index == 0 and family.max_first_depth else DEFAULT_DEPTH
-    depth = asked.depth or [1, largest]
+    low, high = asked.depth or [1, largest]
+    least = config.space.rules.min_depth
+    if least is not None and least > high:
+        raise document.error(place, f"has at most {high} blocks, and rules.min_depth asks for {least}")
+    low = low if least is None else max(low, least)
     out = _widths(asked.out, config.grid, document, (*place, "out"))
     bottleneck = _widths(asked.bottleneck, config.grid, document, (*place, "bottleneck"))
     with document.at(*place):
@@ -400,7 +481,7 @@ def _stage(config: _Config, index: int, family: Family, document: Document) -> S
             out=out,
             bottleneck=bottleneck,
             kernel=tuple(asked.kernel),
-            depth=(depth[0], depth[1]),
+            depth=(low, high),
         )
 
 
@@ -426,6 +507,8 @@ def _stored_run(path: Path, overrides: Mapping[str, Any]) -> Run:
         name = key.removeprefix("limits.")
         if name != key and name in limits.QUANTITIES:
             changed[name] = _limit(name, value)
+        elif key == "objective":
+            continue  # a name or a file, read below
         elif key == "grid":
             raise ConfigError("a stored problem has its widths written out", where="grid", hint="give the run file")
         else:
@@ -438,4 +521,9 @@ def _stored_run(path: Path, overrides: Mapping[str, Any]) -> Run:
             raise ConfigError(f"no file is named for table {limit.table!r}", where=str(path), hint="add it to tables")
         requests.append(LatencyRequest(path=paths[limit.table], budget_ms=limit.budget_ms))
     kept = replace(Limits.of({**file.problem.limits.named(), **changed}), latency=())
-    return Run(problem=replace(file.problem, limits=kept), latency=tuple(requests))
+    problem = replace(file.problem, limits=kept)
+    if "objective" in overrides:
+        name = str(overrides["objective"])
+        objective = load_objective(name)
+        problem = replace(problem, objective=None) if objective is None else _maximising(problem, objective, file=name)
+    return Run(problem=problem, latency=tuple(requests))

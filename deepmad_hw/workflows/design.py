@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from deepmad_hw.certificate import certificate
 from deepmad_hw.errors import ConfigError, InputFileError, StorageError
 from deepmad_hw.jsonfile import write_json
 from deepmad_hw.latency import CONFIDENCE, LatencyModel, predict_ms, upper_ms
+from deepmad_hw.objective import usual_gap
 from deepmad_hw.problem import LatencyLimit, Problem, latency_name
 from deepmad_hw.serde import ProblemFile, TableReference
 from deepmad_hw.serde_table import sidecar_path
@@ -52,7 +54,7 @@ def design(
     models: Mapping[str, LatencyModel] | None = None,
     *,
     method: str = "certified",
-    gap: float = 0.005,
+    gap: float | None = None,
     time_limit_s: float = 60.0,
     threads: int = 1,
     seed: int = 0,
@@ -65,7 +67,8 @@ def design(
         problem: space and limits.
         models: latency models by table name, at least those that the limits name.
         method: ``certified`` (with a proved bound), ``fast`` (integer, no bound) or ``continuous`` (real widths).
-        gap: (bound - objective) / objective at which the proof may stop.
+        gap: at which the proof may stop, as `Solution.gap` has it; None takes 0.5 %, or 0.05 points of a calibrated
+            objective.
         time_limit_s: after which the best design so far is returned.
         threads: of the solver.
         seed: of every random choice.
@@ -82,7 +85,8 @@ def design(
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", where="method", hint=f"expected one of {', '.join(METHODS)}")
-    if not 0 < gap < 1:
+    gap = usual_gap(problem.worth) if gap is None else gap
+    if not 0 < gap < (math.inf if problem.worth.unit else 1):
         raise ConfigError(f"expected a gap between 0 and 100 %, got {gap:.6g}", where="gap")
     if not time_limit_s > 0:
         raise ConfigError(f"expected a time above 0, got {time_limit_s:g} s", where="time_limit")

@@ -216,7 +216,8 @@ def _commands(folder: Path, solution: Solution, problem: ProblemFile | None) -> 
         return (verify,)
     words = ["deepmad-hw", "design", str(folder / PROBLEM_FILE), "--method", solution.method]
     if solution.gap_tolerance is not None:
-        words += ["--gap", units.format_percent(solution.gap_tolerance)]
+        text = units.format_gap(solution.gap_tolerance, problem.problem.worth.unit)
+        words += ["--gap", text.partition(" ")[0]]
     return (shlex.join([*words, "--seed", str(solution.seed), "--out", str(folder)]), verify)
 
 

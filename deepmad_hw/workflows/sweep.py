@@ -240,7 +240,7 @@ def not_below(
         return solution
     # A bound below a design that is there is no bound.
     bound = solution.bound if solution.bound is not None and solution.bound >= evaluation.objective else None
-    proved = bound is not None and bound - evaluation.objective <= gap * evaluation.objective
+    proved = bound is not None and bound - evaluation.objective <= gap * evaluation.gap_scale
     note = "the design of a neighbouring point, which is worth more than what was found for this one"
     return replace(
         solution,

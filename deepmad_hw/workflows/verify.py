@@ -19,7 +19,7 @@ from deepmad_hw.jsonfile import read_json
 from deepmad_hw.latency import LatencyModel
 from deepmad_hw.problem import Problem, latency_name
 from deepmad_hw.serde import ProblemFile
-from deepmad_hw.solution import Evaluation, Solution, Status
+from deepmad_hw.solution import Evaluation, Solution, Status, Worth
 from deepmad_hw.workflows.design import CERTIFICATE_FILE, Loader, load_table, table_sha256
 from deepmad_hw.workflows.folders import PROBLEM_FILE, reason, require_design_file
 
@@ -156,7 +156,7 @@ def _claims(data: Mapping[str, Any], solution: Solution) -> Iterator[_Pair]:
         yield _Pair("bound", solution.bound is not None, True)
     if solution.bound is not None and solution.evaluation is not None:
         objective = solution.evaluation.objective
-        reached = solution.bound >= objective - ANALYTIC * abs(objective)
+        reached = solution.bound >= objective - ANALYTIC * max(abs(objective), solution.evaluation.gap_scale)
         yield _Pair("bound", "at least the objective" if reached else "below the objective", "at least the objective")
 
 
@@ -166,7 +166,9 @@ def _values(solution: Solution, problem: Problem, models: Mapping[str, LatencyMo
     if stored is None or architecture is None:
         return
     budgets_ms = {limit.table: limit.budget_ms for limit in problem.limits.latency}
-    found = check.evaluate(architecture, models=models, limits=problem.limits, penalty=problem.penalty)
+    found = check.evaluate(
+        architecture, models=models, limits=problem.limits, penalty=problem.penalty, objective=problem.objective
+    )
     yield _Pair("objective", stored.objective, found.objective, ANALYTIC)
     yield _Pair("entropy.score", stored.score, found.score, ANALYTIC)
     yield _Pair("entropy.penalty", stored.penalty, found.penalty, ANALYTIC)
@@ -175,7 +177,20 @@ def _values(solution: Solution, problem: Problem, models: Mapping[str, LatencyMo
     yield _Pair("params", stored.params, found.params)
     yield _Pair("memory_bytes", stored.memory_bytes, found.memory_bytes)
     yield _Pair("others", stored.others, found.others)
+    yield from _worths(stored.worth, found.worth)
     yield from _latencies(stored, found, budgets_ms)
+
+
+def _worths(stored: Worth | None, found: Worth | None) -> Iterator[_Pair]:
+    yield _Pair("worth", stored is None, found is None)
+    if stored is None or found is None:
+        return
+    yield _Pair("worth.unit", stored.unit, found.unit)
+    yield _Pair("worth.leverage", stored.leverage, found.leverage, ANALYTIC)
+    yield _Pair("worth.largest_leverage", stored.largest_leverage, found.largest_leverage)
+    yield _Pair("worth.terms", [term.term for term in stored.terms], [term.term for term in found.terms])
+    for old, new in zip(stored.terms, found.terms, strict=False):
+        yield _Pair(f"worth.terms.{old.term}", old.value, new.value, ANALYTIC)
 
 
 def _scales(stored: Evaluation, found: Evaluation) -> Iterator[_Pair]:

@@ -11,27 +11,40 @@ from collections.abc import Callable
 from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.quantities.additive import Additive
 from deepmad_hw.optimize.quantities.base import Limited, ObjectiveTerm
-from deepmad_hw.optimize.quantities.depth_penalty import DepthPenalty
+from deepmad_hw.optimize.quantities.depth_penalty import depth_penalty
+from deepmad_hw.optimize.quantities.depths import stage_depths
 from deepmad_hw.optimize.quantities.effectiveness import Effectiveness
 from deepmad_hw.optimize.quantities.entropy import EntropyScore
+from deepmad_hw.optimize.quantities.log_sum import log_macs, log_params
 from deepmad_hw.optimize.quantities.memory import PeakMemory
+from deepmad_hw.optimize.quantities.ranges import InRange
+from deepmad_hw.optimize.quantities.stage_share import StageShare
 
-OTHERS: dict[str, type[Limited]] = {"memory": PeakMemory, "rho": Effectiveness}
+OTHERS: dict[str, type[Limited]] = {"memory": PeakMemory, "rho": Effectiveness, "stage_share": StageShare}
 """Limits that are no sums over layers, by name."""
 
-TERMS: list[Callable[[Coefficients], ObjectiveTerm | None]] = [DepthPenalty, EntropyScore]
+TERMS: list[Callable[[Coefficients], ObjectiveTerm | None]] = [
+    depth_penalty,
+    EntropyScore,
+    log_params,
+    log_macs,
+    stage_depths,
+]
 """What the objective may be made of; each gives its term for a problem, or None where the problem has none."""
 
 
 def limited(tables: Coefficients) -> tuple[Limited, ...]:
-    """Return the quantities that a problem limits, sums over layers first.
+    """Return the quantities that a problem limits, sums over layers first, ranges of a calibrated objective last.
 
     Args:
         tables: the problem's tables.
     """
     named = tables.problem.limits.named()
     sums = [Additive(tables, name, limit) for name, limit in named.items() if name in tables.quantities]
-    return (*sums, *(kind(tables, name, named[name]) for name, kind in OTHERS.items() if name in named))
+    others = [kind(tables, name, named[name]) for name, kind in OTHERS.items() if name in named]
+    calibration = tables.problem.worth.calibration
+    ranges = [InRange(tables, seen) for seen in (() if calibration is None else calibration.ranges)]
+    return (*sums, *others, *ranges)
 
 
 def objective_terms(tables: Coefficients) -> tuple[ObjectiveTerm, ...]:

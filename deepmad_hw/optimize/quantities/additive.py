@@ -128,6 +128,16 @@ def smallest_sum(tables: Coefficients, terms: Terms) -> tuple[float, Ints]:
     return float(so_far.min()), walked_back(int(np.argmin(so_far)), steps)
 
 
+def largest_sum(tables: Coefficients, terms: Terms) -> float:
+    """Return the largest sum over layers in the space, as `smallest_sum` finds the smallest.
+
+    Args:
+        tables: the problem's tables.
+        terms: the quantity.
+    """
+    return -smallest_sum(tables, terms.negated)[0]
+
+
 def best_way(total: Floats) -> tuple[Floats, Ints, Ints]:
     """Return the smallest value per out, with the in and inner that give it.
 

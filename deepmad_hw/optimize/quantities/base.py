@@ -17,6 +17,9 @@ from deepmad_hw.optimize.smooth import Nlp
 from deepmad_hw.optimize.walked import Walked
 from deepmad_hw.solution import Evaluation, MinimumValue
 
+MOST_STEPS = 40  # of `lowered`
+PROOF_GAP = 1e-5  # relative, of the value that it ends with
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -130,6 +133,14 @@ class Limited(ABC):
         design, proved = answer
         return Minimum(value=float(self.quantity.value(relaxed.evaluate(design))), design=design), proved
 
+    def is_broken(self, value: float) -> bool:
+        """Return whether a value breaks the limit.
+
+        Args:
+            value: of the quantity.
+        """
+        return value > self.limit
+
     def minimum_value(self, value: float, *, proved: bool) -> MinimumValue:
         """Return a value as solutions carry it.
 
@@ -158,6 +169,36 @@ class ObjectiveTerm(Protocol):
 
     def of_nlp(self, nlp: Nlp) -> Any:
         """Return the term as an expression."""
+
+
+def lowered(
+    relaxed: Relaxed,
+    minus_slack: Callable[[Milp, float], Sum],
+    value: Callable[[Ints], float],
+    start: float,
+) -> tuple[Minimum, bool] | None:
+    """Return the smallest value of a ratio among designs that keep all other limits (Dinkelbach's method).
+
+    The limit is lowered as long as a design with slack under it exists; each step ends at that design's own value.
+
+    Args:
+        relaxed: the problem without the limit.
+        minus_slack: returns minus the slack that a model's designs have under a limit.
+        value: of a design.
+        start: a limit that every design keeps.
+    """
+    limit, best = start, None
+    for _ in range(MOST_STEPS):
+        milp = relaxed.milp()
+        answer = None if milp is None else relaxed.minimise(milp, minus_slack(milp, limit))
+        if answer is None:
+            break
+        reached = value(answer[0])
+        if reached >= limit * (1 - PROOF_GAP):
+            design = answer[0] if best is None or reached < limit else best
+            return Minimum(value=value(design), design=design), answer[1]
+        limit, best = reached, answer[0]
+    return None if best is None else (Minimum(value=value(best), design=best), False)
 
 
 def bisected(

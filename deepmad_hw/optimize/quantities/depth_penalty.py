@@ -1,6 +1,6 @@
 """DeepMAD's depth penalty Q, in all forms. Layer 3 (optimize).
 
-    Q = beta exp(s)        s = std(L) (released code) or var(L) (paper), over the depths that count
+    Q = exp(s)        s = std(L) (released code) or var(L) (paper), over the depths that count; its weight is beta
 
 Q is convex in the depths L. The integer model bounds it from below: s by a polyhedral cone, exp by tangents, and Q by
 its own tangent at every design that was found, so the model's optimum bounds every design's objective.
@@ -34,8 +34,17 @@ EQUAL = 1e-6  # standard deviation of depths below which they are the same, so t
 VARIANCE_FLOOR = 1e-4  # keeps the standard deviation smooth where all depths are equal; worth < 0.1 of the objective
 
 
+def depth_penalty(tables: Coefficients) -> DepthPenalty | None:
+    """Return the term of a problem, None where it has no weight.
+
+    Args:
+        tables: the problem's tables.
+    """
+    return DepthPenalty(tables) if tables.problem.worth.penalty_weight else None
+
+
 class DepthPenalty:
-    """Minus Q, as a term of the objective.
+    """Minus beta Q, as a term of the objective.
 
     Args:
         tables: the problem's tables.
@@ -44,25 +53,30 @@ class DepthPenalty:
     sums: tuple[str, ...] = ()
 
     def __init__(self, tables: Coefficients) -> None:
-        space = tables.problem.space
-        self._stages: Sequence[int] = entropy.penalised_depths(space.family, range(len(space.stages)))
-        self._squared = tables.problem.penalty == "variance"
+        space, worth = tables.problem.space, tables.problem.worth
+        self._weight = worth.penalty_weight
+        self._squared = worth.penalty == "variance"
+        self.stages: Sequence[int] = (
+            entropy.penalised_depths(space.family, range(len(space.stages)))
+            if worth.penalty_stages is None
+            else [stage - 1 for stage in worth.penalty_stages]
+        )
 
     def values(self, walked: Walked) -> Floats:
-        """Return -Q, [n]."""
-        if len(self._stages) < 2:
-            return np.full(len(walked.designs.rows), -float(entropy.PENALTY_WEIGHT))
-        variance = walked.designs.depths[:, list(self._stages)].var(axis=1)
-        return np.asarray(-entropy.PENALTY_WEIGHT * np.exp(variance if self._squared else np.sqrt(variance)))
+        """Return -beta Q, [n]."""
+        if len(self.stages) < 2:
+            return np.full(len(walked.designs.rows), -float(self._weight))
+        variance = walked.designs.depths[:, list(self.stages)].var(axis=1)
+        return np.asarray(-self._weight * np.exp(variance if self._squared else np.sqrt(variance)))
 
     def add_to_milp(self, milp: Milp) -> Sum:
         """Return minus a variable that is at most Q: ``Q >= tangent of beta exp(s) at s_0`` for a row of s_0."""
         model = milp.model
-        model.penalty = pyo.Var(bounds=(entropy.PENALTY_WEIGHT, None))
+        model.penalty = pyo.Var(bounds=(self._weight, None))
         total = Sum(variables=[model.penalty], factors=[-1.0])
         depths = self._depths(milp)
         if len(depths) < 2:
-            model.penalty.setub(entropy.PENALTY_WEIGHT)
+            model.penalty.setub(self._weight)
             return total
         mean = sum(depths) / len(depths)
         most = max(depth.ub for depth in depths) - min(depth.lb for depth in depths)
@@ -73,38 +87,36 @@ class DepthPenalty:
         steepest = math.sqrt(STEEPEST) if self._squared else STEEPEST
         step = SPREAD_STEP / (2 if self._squared else 1)
         for at in np.arange(0.0, min(most / 2, steepest) + SPREAD_STEP, step):
-            value = entropy.PENALTY_WEIGHT * math.exp(at**2 if self._squared else at)
+            value = self._weight * math.exp(at**2 if self._squared else at)
             slope = value * (2 * at if self._squared else 1.0)
             model.rows.add(model.penalty >= value + slope * (model.spread - at))
-            model.penalty.setub(max(entropy.PENALTY_WEIGHT, value + slope * (most - at)))
+            model.penalty.setub(max(self._weight, value + slope * (most - at)))
         return total
 
     def _depths(self, milp: Milp) -> list[Any]:
-        return [milp.stages[i].depth for i in self._stages]
+        return [milp.stages[i].depth for i in self.stages]
 
     def cut(self, milp: Milp, design: Ints) -> Cut | None:
         """Return the tangent of Q at a design: ``Q >= Q(L_0) + grad Q(L_0) . (L - L_0)``."""
-        depths = Designs(design).depths[list(self._stages)].astype(float)
+        depths = Designs(design).depths[list(self.stages)].astype(float)
         if len(depths) < 2 or depths.std() < EQUAL:
             return None
-        value = entropy.PENALTY_WEIGHT * math.exp(
-            min(float(depths.var() if self._squared else depths.std()), LARGEST_SPREAD)
-        )
+        value = self._weight * math.exp(min(float(depths.var() if self._squared else depths.std()), LARGEST_SPREAD))
         slope = 2.0 if self._squared else 1 / depths.std()
         gradient = value * slope * (depths - depths.mean()) / len(depths)
-        variables, factors = [milp.model.penalty, *self._depths(milp)], [1.0, *(-gradient).tolist()]
+        row = Sum(variables=[milp.model.penalty, *self._depths(milp)], factors=[1.0, *(-gradient).tolist()])
         low = float(value - gradient @ depths)
-        return Cut(key=("depth penalty", *depths.tolist()), variables=variables, factors=factors, low=low)
+        return Cut(key=("depth penalty", *depths.tolist()), sum=row, low=low)
 
     def of_nlp(self, nlp: Nlp) -> Any:
-        """Return -Q as an expression, the standard deviation smooth at 0."""
-        depths = entropy.penalised_depths(nlp.tables.problem.space.family, list(nlp.model.depth.values()))
+        """Return -beta Q as an expression, the standard deviation smooth at 0."""
+        depths = [nlp.model.depth[stage + 1] for stage in self.stages]
         if len(depths) < 2:
-            return -entropy.PENALTY_WEIGHT
+            return -self._weight
         mean = sum(depths) / len(depths)
         variance = sum((depth - mean) ** 2 for depth in depths) / len(depths)
         spread = variance if self._squared else pyo.sqrt(variance + VARIANCE_FLOOR)
-        return -entropy.PENALTY_WEIGHT * pyo.exp(spread)
+        return -self._weight * pyo.exp(spread)
 
 
 def _norm(model: Any, parts: Sequence[Any]) -> Any:

@@ -21,7 +21,7 @@ from deepmad_hw.optimize.coefficients import Coefficients, ScalePlace
 from deepmad_hw.optimize.encoding import encoded
 from deepmad_hw.optimize.linear import Milp, Sum
 from deepmad_hw.optimize.quantities.additive import smallest_sum
-from deepmad_hw.optimize.quantities.base import Limited, Minimum, Relaxed, bisected
+from deepmad_hw.optimize.quantities.base import Limited, Minimum, Relaxed, bisected, lowered
 from deepmad_hw.optimize.smooth import Nlp, PricedRow
 from deepmad_hw.optimize.walked import Walked
 
@@ -29,8 +29,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TOLERANCE = 1e-6  # relative, of the smallest reachable rho
-PROOF_GAP = 1e-5  # relative, of the smallest rho given the other limits
-STEPS = 40
 START = 100.0  # far above any rho that is asked for
 
 
@@ -94,22 +92,8 @@ class Effectiveness(Limited):
         return bisected(self._design_within, self.of, start, tolerance=lambda best: TOLERANCE * best)
 
     def smallest_given_others(self, relaxed: Relaxed) -> tuple[Minimum, bool] | None:
-        """Return the smallest rho of designs that keep all other limits (Dinkelbach's method).
-
-        rho is lowered as long as a design with slack at every scale exists; each step ends at that design's rho.
-        """
-        limit, best = START, None
-        for _ in range(STEPS):
-            milp = relaxed.milp()
-            answer = None if milp is None else relaxed.minimise(milp, self._minus_slack(milp, limit))
-            if answer is None:
-                break
-            rho = relaxed.evaluate(answer[0]).max_rho
-            if rho >= limit * (1 - PROOF_GAP):
-                design = answer[0] if best is None or rho < limit else best
-                return Minimum(value=relaxed.evaluate(design).max_rho, design=design), answer[1]
-            limit, best = rho, answer[0]
-        return None if best is None else (Minimum(value=relaxed.evaluate(best).max_rho, design=best), False)
+        """Return the smallest rho of designs that keep all other limits."""
+        return lowered(relaxed, self._minus_slack, lambda design: relaxed.evaluate(design).max_rho, START)
 
     # --- the smallest rho of the space ----------------------------------------------------------------------------
 

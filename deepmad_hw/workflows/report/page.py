@@ -160,11 +160,17 @@ def _cards(results: Results, designs: Sequence[Design]) -> list[tuple[str, str, 
         cards.append((name, f"{times} ms", "measured median" if measured else "predicted"))
     if designs:
         objectives = _range([design.objective for design in designs])
-        cards.append(("DeepMAD objective", objectives, "no accuracy; compares at equal rho only"))
+        worths = {design.solution.evaluation.worth is None for design in designs if design.solution.evaluation}
+        unit = next((each.solution.evaluation.unit for each in designs if each.solution.evaluation), "")
+        if unit:
+            cards.append(("Calibrated objective", f"{objectives} {unit}", "a prediction; nothing was trained for it"))
+        else:
+            name = "DeepMAD objective" if worths == {True} else "Objective"
+            cards.append((name, objectives, "no accuracy; compares at equal rho only"))
         gaps = [design.solution.gap for design in designs if design.solution.gap is not None]
         if gaps:
             worst = "Gap to the proved bound" if len(gaps) == 1 else "Largest gap to the proved bound"
-            cards.append((worst, units.format_percent(max(gaps)), "on the declared grid"))
+            cards.append((worst, units.format_gap(max(gaps), unit), "on the declared grid"))
     margins = [table.margin for table in results.tables if table.margin is not None]
     if margins:
         cards.append(("Margin of the table", f"{max(margins):.1%}", "upper value over prediction"))

@@ -88,7 +88,7 @@ def test_a_cut_is_exact_at_its_design_and_below_the_penalty_elsewhere(tables, pe
     milp = build(made, ranges=log_fan_in_ranges(made))
     term, family = DepthPenalty(made), made.problem.space.family
     cut = term.cut(milp, _of_depths(made, (1, 2, 4, 3)))
-    slope, stages = -np.array(cut.factors[1:]), term._stages
+    slope, stages = -np.array(cut.sum.factors[1:]), term.stages
 
     def bound(depths):
         return cut.low + slope @ np.array(depths, dtype=float)[list(stages)]
