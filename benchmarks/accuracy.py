@@ -24,17 +24,18 @@ from pathlib import Path
 
 import numpy as np
 
-from deepmad_hw import costs, reference, sampling
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
-from deepmad_hw.latency import predict_ms, uncovered
+from deepmad_hw.formats.serde import architecture_from_json, architecture_to_json
+from deepmad_hw.formats.serde_table import read_table, write_table
+from deepmad_hw.latency.model import predict_ms, uncovered
+from deepmad_hw.network import costs, reference
+from deepmad_hw.network.expand import expand
 from deepmad_hw.predict.network import TableModel
-from deepmad_hw.problem import LatencyLimit, Limits, Problem
-from deepmad_hw.serde import architecture_from_json, architecture_to_json
-from deepmad_hw.serde_table import read_table, write_table
-from deepmad_hw.workflows.design import design
-from deepmad_hw.workflows.profile import ProfileRequest, choose, publish, spaces
-from deepmad_hw.workflows.tables import load_model
+from deepmad_hw.problem import sampling
+from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.workflows.design.design import design
+from deepmad_hw.workflows.profiling.profile import ProfileRequest, choose, publish, spaces
+from deepmad_hw.workflows.tables.tables import load_model
 from profilers import run, samples
 from profilers.backend import Settings
 from profilers.plan import read_plan

@@ -50,8 +50,8 @@ Conventions, all by the formulas of [the mathematics](mathematics.md):
 
 - A block of expansion 1 has no first 1x1 convolution. An expansion is one of the block's *input* here, so these
   networks are walked by the benchmark itself, not by a block family. The walk is tested against
-  `deepmad_hw/entropy.py`; the benchmark stops unless it gives NAS-Bench-Macro's published MACs and parameters, and
-  Accel-NASBench's parameters without squeeze-excite, to the last digit.
+  `deepmad_hw/problem/entropy.py`; the benchmark stops unless it gives NAS-Bench-Macro's published MACs and
+  parameters, and Accel-NASBench's parameters without squeeze-excite, to the last digit.
 - Stem and head count in entropy and rho; squeeze-excite, projections and the classifier do not.
 - Parameters and MACs are the published ones, squeeze-excite and classifier included. Accel-NASBench's MACs are 4 to
   15 % more than convolutions and classifier make.

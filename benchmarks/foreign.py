@@ -22,7 +22,7 @@ from pathlib import Path
 import origin
 
 from deepmad_hw.installed import versions
-from deepmad_hw.workflows.bench import bench
+from deepmad_hw.workflows.bench.bench import bench
 
 sys.path.append("tests/exporters")  # where the corpus is
 

@@ -18,10 +18,10 @@ import numpy as np
 from regressors import REGRESSORS
 from sklearn.exceptions import ConvergenceWarning
 
-from deepmad_hw.expand import expand
+from deepmad_hw.formats.serde_table import read_table
+from deepmad_hw.network.expand import expand
 from deepmad_hw.predict.interpolate import Interpolator
 from deepmad_hw.predict.network import EXACT_RELATIVE_ERROR
-from deepmad_hw.serde_table import read_table
 
 SEED = 5
 PROBES = (10, 30)  # and all

@@ -18,8 +18,8 @@ import origin
 from program import TABLE, answer
 
 from deepmad_hw.installed import versions
-from deepmad_hw.workflows.folders import DESIGN_FILE
-from deepmad_hw.workflows.loop import LOOP_FILE
+from deepmad_hw.workflows.results.folders import DESIGN_FILE
+from deepmad_hw.workflows.results.loop_file import LOOP_FILE
 
 BUDGETS_MS = (12, 15, 18, 22, 26, 30, 35, 40)
 LOW, HIGH = 0.93, 1.03

@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import origin
 
-from deepmad_hw import check, sampling
 from deepmad_hw.installed import versions
-from deepmad_hw.objective import Objective
 from deepmad_hw.predict import accuracy
-from deepmad_hw.workflows.config import load_problem
-from deepmad_hw.workflows.design import design
+from deepmad_hw.problem import check, sampling
+from deepmad_hw.problem.objective import Objective
+from deepmad_hw.workflows.design.design import design
+from deepmad_hw.workflows.runfile.config import load_problem
 
 PROBLEMS = (
     *("deepmad-r18", "deepmad-r34", "deepmad-r50"),

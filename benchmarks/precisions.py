@@ -11,9 +11,9 @@ from pathlib import Path
 import origin
 
 from deepmad_hw.exporters.onnx_int8 import RECORDED_FLAGS, cpu_flags
-from deepmad_hw.workflows.bench import bench, require_sure
-from deepmad_hw.workflows.export import export
-from deepmad_hw.workflows.networks import load_network
+from deepmad_hw.workflows.bench.bench import bench, require_sure
+from deepmad_hw.workflows.export.export import export
+from deepmad_hw.workflows.networks.networks import load_network
 
 # As files, so that all are fed alike. Weights are untrained: they change no time.
 FORMS = {"fp32": ("onnx", {}), "fp16": ("onnx-fp16", {}), "int8": ("onnx-int8", {"form": "cpu"})}

@@ -15,8 +15,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from deepmad_hw import costs
-from deepmad_hw.layer import ACTIVATIONS, OPERATIONS
+from deepmad_hw.network import costs
+from deepmad_hw.network.layer import ACTIVATIONS, OPERATIONS
 from deepmad_hw.predict.interpolate import Interpolator
 
 GP_ROWS_FOR_SCALES = 300  # rows that its length scales are fitted on, and all that it keeps

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import origin
 
-from deepmad_hw import reference
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.network import reference
 from profilers import backend, samples
 from profilers.backend import Settings
 from profilers.environment import cpu_features

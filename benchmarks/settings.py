@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import origin
 
-from deepmad_hw import sampling
-from deepmad_hw.expand import expand
+from deepmad_hw.network.expand import expand
 from deepmad_hw.predict.network import TableModel
-from deepmad_hw.workflows.bench import bench, of_graph, require_sure
-from deepmad_hw.workflows.profile import ProfileRequest, profile, spaces
+from deepmad_hw.problem import sampling
+from deepmad_hw.workflows.bench.bench import bench, of_graph, require_sure
+from deepmad_hw.workflows.profiling.profile import ProfileRequest, profile, spaces
 
 SETTINGS = {
     "fp32": {},

@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import origin
 
-from deepmad_hw import costs, sampling
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
 from deepmad_hw.installed import versions
-from deepmad_hw.latency import predict_ms, uncovered
+from deepmad_hw.latency.model import predict_ms, uncovered
+from deepmad_hw.network import costs
+from deepmad_hw.network.expand import expand
 from deepmad_hw.predict.network import TableModel
-from deepmad_hw.workflows.profile import ProfileRequest, choose, publish, spaces
+from deepmad_hw.problem import sampling
+from deepmad_hw.workflows.profiling.profile import ProfileRequest, choose, publish, spaces
 from profilers import run, samples
 from profilers.backend import Settings
 from profilers.plan import read_plan

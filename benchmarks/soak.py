@@ -29,15 +29,15 @@ import numpy as np
 import origin
 
 from deepmad_hw.errors import TooNoisyError
-from deepmad_hw.expand import expand
-from deepmad_hw.problem import LatencyLimit, Limits, Problem
-from deepmad_hw.space import Space, StageSpace
-from deepmad_hw.workflows import bench as benching
-from deepmad_hw.workflows import profile as profiling
-from deepmad_hw.workflows.bench import bench, of_graph, require_sure
-from deepmad_hw.workflows.design import design
-from deepmad_hw.workflows.profile import ProfileRequest, profile
-from deepmad_hw.workflows.tables import load_model
+from deepmad_hw.network.expand import expand
+from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.problem.space import Space, StageSpace
+from deepmad_hw.workflows.bench import bench as benching
+from deepmad_hw.workflows.bench.bench import bench, of_graph, require_sure
+from deepmad_hw.workflows.design.design import design
+from deepmad_hw.workflows.profiling import profile as profiling
+from deepmad_hw.workflows.profiling.profile import ProfileRequest, profile
+from deepmad_hw.workflows.tables.tables import load_model
 
 TOO_NOISY = "too noisy"
 LEAST_LOOPS = {"scripted": 50, "real": 2}

@@ -124,9 +124,9 @@ def _continuous():
     from dataclasses import replace
 
     from deepmad_hw.optimize.continuous import continuous_designs
-    from deepmad_hw.problem import LatencyLimit
-    from deepmad_hw.workflows.config import load_problem
-    from deepmad_hw.workflows.tables import load_model
+    from deepmad_hw.problem.problem import LatencyLimit
+    from deepmad_hw.workflows.runfile.config import load_problem
+    from deepmad_hw.workflows.tables.tables import load_model
 
     begin = time.monotonic()
     model = load_model(Path(TABLE))

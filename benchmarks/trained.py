@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepmad_hw.costs import layer_macs, layer_params
-from deepmad_hw.entropy import Scale, layer_log_fan_in, rho
-from deepmad_hw.families.base import BLOCK_INPUT, LayerForm, conv
+from deepmad_hw.network.costs import layer_macs, layer_params
+from deepmad_hw.network.families.base import BLOCK_INPUT, LayerForm, conv
 from deepmad_hw.predict.accuracy import Population, from_columns
+from deepmad_hw.problem.entropy import Scale, layer_log_fan_in, rho
 
 SPEEDS = {
     "throughput_a100": "A100",

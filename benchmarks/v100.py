@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from deepmad_hw.predict import interpolate
 from deepmad_hw.predict.interpolate import Interpolator
-from deepmad_hw.workflows.imports import ImportRequest, import_table
+from deepmad_hw.workflows.tables.imports import ImportRequest, import_table
 
 BATCHES = (1, 32)
 SIZES = (500, 1000, 2000, 5000, 10000, 20000)

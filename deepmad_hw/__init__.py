@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:  # the same names again, for type checkers and editors; a test holds the two lists equal
-    from deepmad_hw.architecture import Architecture as Architecture, Head as Head, Stage as Stage, Stem as Stem
-    from deepmad_hw.check import evaluate as evaluate
+    from deepmad_hw.network.architecture import Architecture as Architecture, Head as Head, Stage as Stage, Stem as Stem
+    from deepmad_hw.problem.check import evaluate as evaluate
     from deepmad_hw.errors import (
         ConfigError as ConfigError,
         DeepmadError as DeepmadError,
@@ -30,64 +30,64 @@ if TYPE_CHECKING:  # the same names again, for type checkers and editors; a test
         StorageError as StorageError,
         TooNoisyError as TooNoisyError,
     )
-    from deepmad_hw.layer import Graph as Graph, LayerSpec as LayerSpec, Node as Node
-    from deepmad_hw.measurement import (
+    from deepmad_hw.network.layer import Graph as Graph, LayerSpec as LayerSpec, Node as Node
+    from deepmad_hw.latency.measurement import (
         Environment as Environment,
         LayerMeasurement as LayerMeasurement,
         NetworkMeasurement as NetworkMeasurement,
     )
-    from deepmad_hw.problem import LatencyLimit as LatencyLimit, Limits as Limits, Problem as Problem
-    from deepmad_hw.solution import Evaluation as Evaluation, Solution as Solution, Status as Status
-    from deepmad_hw.space import Space as Space, StageSpace as StageSpace
-    from deepmad_hw.objective import Objective as Objective
-    from deepmad_hw.workflows.bench import bench as bench
-    from deepmad_hw.workflows.calibrate import calibrate as calibrate
-    from deepmad_hw.workflows.design import design as design
-    from deepmad_hw.workflows.export import export as export
-    from deepmad_hw.workflows.profile import profile as profile
+    from deepmad_hw.problem.problem import LatencyLimit as LatencyLimit, Limits as Limits, Problem as Problem
+    from deepmad_hw.problem.solution import Evaluation as Evaluation, Solution as Solution, Status as Status
+    from deepmad_hw.problem.space import Space as Space, StageSpace as StageSpace
+    from deepmad_hw.problem.objective import Objective as Objective
+    from deepmad_hw.workflows.bench.bench import bench as bench
+    from deepmad_hw.workflows.design.calibrate import calibrate as calibrate
+    from deepmad_hw.workflows.design.design import design as design
+    from deepmad_hw.workflows.export.export import export as export
+    from deepmad_hw.workflows.profiling.profile import profile as profile
     from deepmad_hw.workflows.report.page import report as report
-    from deepmad_hw.workflows.sweep import sweep as sweep
-    from deepmad_hw.workflows.sweep_axes import Ranges as Ranges, make_plan as make_plan
-    from deepmad_hw.workflows.trainable import trainable as trainable
-    from deepmad_hw.workflows.verify import verify as verify
+    from deepmad_hw.workflows.sweep.sweep import sweep as sweep
+    from deepmad_hw.workflows.sweep.sweep_axes import Ranges as Ranges, make_plan as make_plan
+    from deepmad_hw.workflows.networks.trainable import trainable as trainable
+    from deepmad_hw.workflows.design.verify import verify as verify
 
 __version__ = "0.1.0"
 
 # Public name -> where it lives. One line makes a name public; a test holds every line true.
 _PUBLIC = {
     # verbs
-    "bench": "deepmad_hw.workflows.bench:bench",
-    "calibrate": "deepmad_hw.workflows.calibrate:calibrate",
-    "design": "deepmad_hw.workflows.design:design",
-    "evaluate": "deepmad_hw.check:evaluate",
-    "export": "deepmad_hw.workflows.export:export",
-    "make_plan": "deepmad_hw.workflows.sweep_axes:make_plan",
-    "profile": "deepmad_hw.workflows.profile:profile",
+    "bench": "deepmad_hw.workflows.bench.bench:bench",
+    "calibrate": "deepmad_hw.workflows.design.calibrate:calibrate",
+    "design": "deepmad_hw.workflows.design.design:design",
+    "evaluate": "deepmad_hw.problem.check:evaluate",
+    "export": "deepmad_hw.workflows.export.export:export",
+    "make_plan": "deepmad_hw.workflows.sweep.sweep_axes:make_plan",
+    "profile": "deepmad_hw.workflows.profiling.profile:profile",
     "report": "deepmad_hw.workflows.report.page:report",
-    "sweep": "deepmad_hw.workflows.sweep:sweep",
-    "trainable": "deepmad_hw.workflows.trainable:trainable",
-    "verify": "deepmad_hw.workflows.verify:verify",
+    "sweep": "deepmad_hw.workflows.sweep.sweep:sweep",
+    "trainable": "deepmad_hw.workflows.networks.trainable:trainable",
+    "verify": "deepmad_hw.workflows.design.verify:verify",
     # records
-    "Architecture": "deepmad_hw.architecture:Architecture",
-    "Environment": "deepmad_hw.measurement:Environment",
-    "Evaluation": "deepmad_hw.solution:Evaluation",
-    "Graph": "deepmad_hw.layer:Graph",
-    "Head": "deepmad_hw.architecture:Head",
-    "LatencyLimit": "deepmad_hw.problem:LatencyLimit",
-    "LayerMeasurement": "deepmad_hw.measurement:LayerMeasurement",
-    "LayerSpec": "deepmad_hw.layer:LayerSpec",
-    "Limits": "deepmad_hw.problem:Limits",
-    "NetworkMeasurement": "deepmad_hw.measurement:NetworkMeasurement",
-    "Node": "deepmad_hw.layer:Node",
-    "Objective": "deepmad_hw.objective:Objective",
-    "Problem": "deepmad_hw.problem:Problem",
-    "Ranges": "deepmad_hw.workflows.sweep_axes:Ranges",
-    "Solution": "deepmad_hw.solution:Solution",
-    "Space": "deepmad_hw.space:Space",
-    "Stage": "deepmad_hw.architecture:Stage",
-    "StageSpace": "deepmad_hw.space:StageSpace",
-    "Status": "deepmad_hw.solution:Status",
-    "Stem": "deepmad_hw.architecture:Stem",
+    "Architecture": "deepmad_hw.network.architecture:Architecture",
+    "Environment": "deepmad_hw.latency.measurement:Environment",
+    "Evaluation": "deepmad_hw.problem.solution:Evaluation",
+    "Graph": "deepmad_hw.network.layer:Graph",
+    "Head": "deepmad_hw.network.architecture:Head",
+    "LatencyLimit": "deepmad_hw.problem.problem:LatencyLimit",
+    "LayerMeasurement": "deepmad_hw.latency.measurement:LayerMeasurement",
+    "LayerSpec": "deepmad_hw.network.layer:LayerSpec",
+    "Limits": "deepmad_hw.problem.problem:Limits",
+    "NetworkMeasurement": "deepmad_hw.latency.measurement:NetworkMeasurement",
+    "Node": "deepmad_hw.network.layer:Node",
+    "Objective": "deepmad_hw.problem.objective:Objective",
+    "Problem": "deepmad_hw.problem.problem:Problem",
+    "Ranges": "deepmad_hw.workflows.sweep.sweep_axes:Ranges",
+    "Solution": "deepmad_hw.problem.solution:Solution",
+    "Space": "deepmad_hw.problem.space:Space",
+    "Stage": "deepmad_hw.network.architecture:Stage",
+    "StageSpace": "deepmad_hw.problem.space:StageSpace",
+    "Status": "deepmad_hw.problem.solution:Status",
+    "Stem": "deepmad_hw.network.architecture:Stem",
     # errors
     "ConfigError": "deepmad_hw.errors:ConfigError",
     "DeepmadError": "deepmad_hw.errors:DeepmadError",

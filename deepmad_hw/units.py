@@ -196,7 +196,7 @@ def format_gap(gap: float, unit: str) -> str:
     """Return a gap in words: a share as a percentage, or points of a calibrated objective.
 
     Args:
-        gap: as `deepmad_hw.solution.Solution.gap` has it.
+        gap: as `deepmad_hw.problem.solution.Solution.gap` has it.
         unit: of the objective, empty for a formula.
     """
     return f"{_digits(gap)} {unit}" if unit else format_percent(gap)

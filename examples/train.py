@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import deepmad_hw as dm
 from deepmad_hw.errors import ConfigError, DeepmadError, InputFileError
-from deepmad_hw.files import write_atomically
-from deepmad_hw.workflows.networks import load_network
+from deepmad_hw.files.atomic import write_atomically
+from deepmad_hw.workflows.networks.networks import load_network
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"

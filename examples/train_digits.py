@@ -25,9 +25,9 @@ from torch.nn import functional
 
 import deepmad_hw as dm
 from deepmad_hw.errors import DeepmadError
-from deepmad_hw.workflows.config import load_problem
-from deepmad_hw.workflows.design import save_design
-from deepmad_hw.workflows.networks import Network, load_network
+from deepmad_hw.workflows.design.design import save_design
+from deepmad_hw.workflows.networks.networks import Network, load_network
+from deepmad_hw.workflows.runfile.config import load_problem
 
 CONFIG = "digits"
 TEST_IMAGES = 540  # of 1797; the rest trains

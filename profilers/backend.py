@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from deepmad_hw.errors import ConfigError, known_names
-from deepmad_hw.measurement import Environment
+from deepmad_hw.latency.measurement import Environment
 from profilers.plan import Plan, Probe
 
 _BACKENDS = {

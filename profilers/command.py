@@ -20,7 +20,7 @@ from deepmad_hw.errors import (
     StorageError,
     TooNoisyError,
 )
-from deepmad_hw.files import open_standard_streams, write_atomically
+from deepmad_hw.files.atomic import open_standard_streams, write_atomically
 from profilers import child, run, samples
 from profilers.backend import Settings
 from profilers.plan import read_plan

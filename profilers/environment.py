@@ -7,7 +7,7 @@ import platform
 import re
 from pathlib import Path
 
-from deepmad_hw.measurement import Environment
+from deepmad_hw.latency.measurement import Environment
 
 # Extensions that decide which convolution kernels a runtime picks.
 _KERNEL_FEATURES = frozenset(

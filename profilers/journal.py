@@ -32,7 +32,7 @@ class Unit:
     Args:
         probe: name of the probe.
         round: from 0; the same probe comes again in later rounds.
-        status: ``ok``, or what went wrong (`deepmad_hw.measurement.STATUSES`).
+        status: ``ok``, or what went wrong (`deepmad_hw.latency.measurement.STATUSES`).
         canary_us: times of the canary's runs around and between the probe's.
         total_us: times of the probe's unprofiled runs.
         nodes_us: per node, the microseconds of each profiled run.

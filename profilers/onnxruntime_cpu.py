@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from deepmad_hw.errors import MissingExtraError
-from deepmad_hw.layer import Node, OperationNode
-from deepmad_hw.measurement import Environment
+from deepmad_hw.latency.measurement import Environment
+from deepmad_hw.network.layer import Node, OperationNode
 from profilers import environment, joining
 from profilers.backend import NodeTimes, Settings
 from profilers.plan import Plan, Probe

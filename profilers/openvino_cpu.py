@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepmad_hw.errors import MissingExtraError
-from deepmad_hw.layer import Node
-from deepmad_hw.measurement import Environment
+from deepmad_hw.latency.measurement import Environment
+from deepmad_hw.network.layer import Node
 from profilers import environment
 from profilers.backend import NodeTimes, Settings
 from profilers.joining import owner

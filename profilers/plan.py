@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.layer import LayerSpec, Node, OperationNode, OperationSpec
-from deepmad_hw.planfile import OLDEST_SCHEMA, PLAN_FILE, SCHEMA
+from deepmad_hw.files.planfile import OLDEST_SCHEMA, PLAN_FILE, SCHEMA
+from deepmad_hw.network.layer import LayerSpec, Node, OperationNode, OperationSpec
 
 LAYERS = "layers"  # timed node by node and as a whole
 NETWORK = "network"  # timed as a whole

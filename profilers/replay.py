@@ -23,8 +23,8 @@ import time
 from dataclasses import dataclass
 
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.layer import LayerSpec, OperationSpec
-from deepmad_hw.measurement import Environment
+from deepmad_hw.latency.measurement import Environment
+from deepmad_hw.network.layer import LayerSpec, OperationSpec
 from profilers.backend import NodeTimes, Settings
 from profilers.plan import Plan, Probe
 

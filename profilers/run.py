@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from deepmad_hw.errors import DeviceLostError, ForeignTableError, TooNoisyError
-from deepmad_hw.measurement import Environment, median_interval
+from deepmad_hw.latency.measurement import Environment, median_interval
 from profilers import backend as backends
 from profilers import environment, samples
 from profilers.backend import Settings

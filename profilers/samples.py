@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from deepmad_hw.measurement import LayerMeasurement, NetworkMeasurement, OperationMeasurement
+from deepmad_hw.latency.measurement import LayerMeasurement, NetworkMeasurement, OperationMeasurement
 from profilers.journal import Unit
 from profilers.plan import LAYERS, Plan, Probe
 from profilers.timing import CANARY_RUNS

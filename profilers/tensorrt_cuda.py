@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from deepmad_hw.errors import DeviceLostError, InputFileError, MissingExtraError
-from deepmad_hw.layer import LayerSpec, Node
-from deepmad_hw.measurement import Environment
+from deepmad_hw.latency.measurement import Environment
+from deepmad_hw.network.layer import LayerSpec, Node
 from profilers import environment, gpu_sensors, tensorrt
 from profilers.backend import NodeTimes, Session, Settings
 from profilers.cuda import WholeSession, Work

@@ -7,7 +7,7 @@ import itertools
 import time
 
 from deepmad_hw.errors import MissingExtraError
-from deepmad_hw.measurement import Environment
+from deepmad_hw.latency.measurement import Environment
 from profilers import environment
 from profilers.backend import NodeTimes, Settings
 from profilers.plan import Plan, Probe

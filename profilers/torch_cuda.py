@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepmad_hw.errors import MissingExtraError
-from deepmad_hw.measurement import Environment
+from deepmad_hw.latency.measurement import Environment
 from profilers import environment, gpu_sensors
 from profilers.backend import Session, Settings
 from profilers.cuda import Gpu, LayersSession, WholeSession, Work

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.layer import IMAGE, LayerSpec, Node
-from deepmad_hw.planfile import WEIGHT_STEP_BYTES, WEIGHTS_FILE
+from deepmad_hw.files.planfile import WEIGHT_STEP_BYTES, WEIGHTS_FILE
+from deepmad_hw.network.layer import IMAGE, LayerSpec, Node
 from profilers.plan import Plan, Probe
 
 INSTALL_LINE = 'pip install "deepmad-hw[torch]"'

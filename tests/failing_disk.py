@@ -21,11 +21,11 @@ from pathlib import Path
 import deepmad_hw.exporters.torch_module
 import deepmad_hw.optimize.continuous
 import deepmad_hw.optimize.local_search
-import deepmad_hw.workflows.design
-import deepmad_hw.workflows.export
-import deepmad_hw.workflows.imports.tinynas
+import deepmad_hw.workflows.design.design
+import deepmad_hw.workflows.export.export
 import deepmad_hw.workflows.report.page
-import deepmad_hw.workflows.tables  # noqa: F401
+import deepmad_hw.workflows.tables.imports.tinynas
+import deepmad_hw.workflows.tables.tables  # noqa: F401
 from deepmad_hw.cli import main
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deepmad_hw import serde
-from deepmad_hw.workflows.config import config_folder, load_problem, problem_names
+from deepmad_hw.formats import serde
+from deepmad_hw.workflows.runfile.config import config_folder, load_problem, problem_names
 
 DATA = Path(__file__).parent / "data"
 GRIDS = json.loads((DATA / "reference_grids.json").read_text())["grids"]

@@ -13,8 +13,8 @@ from typer.main import get_command
 
 from deepmad_hw import cli
 from deepmad_hw.cli.app import VERBS, app
-from deepmad_hw.layer import OperationSpec
-from deepmad_hw.serde_table import COLUMNS
+from deepmad_hw.formats.serde_table import COLUMNS
+from deepmad_hw.network.layer import OperationSpec
 from profilers import command
 
 pytestmark = pytest.mark.checkout
@@ -148,7 +148,7 @@ def run_line(line, capsys):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_commands_of_a_page_run_in_their_order(path, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime", reason="the pages measure with ONNX Runtime")
-    from deepmad_hw.workflows import bench as benches
+    from deepmad_hw.workflows.bench import bench as benches
     from profilers import run, samples
 
     monkeypatch.setattr(run, "EARLY_LOOK_S", float("inf"))

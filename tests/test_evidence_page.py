@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deepmad_hw import costs, entropy
-from deepmad_hw.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.network import costs
+from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.problem import entropy
 
 pytestmark = pytest.mark.checkout
 

@@ -186,7 +186,7 @@ def test_after_a_kill_the_same_command_writes_everything(disk, name):
 
 # What opens files for writing by itself, and why that is as good.
 OWN_WAYS = {
-    "files.py": "the one way",
+    "atomic.py": "the one way",
     "onnx_inputs.py": "into memory",
     "solvers.py": "the solver's log, in a temporary folder",
 }

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.cli import EXIT_INPUT_FILE, EXIT_OK, main
-from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
-from deepmad_hw.serde_table import COLUMNS, write_table
-from deepmad_hw.table import CalibrationNetwork, LatencyTable
+from deepmad_hw.formats.serde_table import COLUMNS, write_table
+from deepmad_hw.latency.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.latency.table import CalibrationNetwork, LatencyTable
+from deepmad_hw.network.architecture import Architecture, Stage, Stem
+from deepmad_hw.network.layer import LayerSpec
 from profilers.replay import layer_us
 
 ONE_LINE = re.compile(r"error: \S+/mine\.(csv|json):\d+:\w+: [^\n]+\n")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from deepmad_hw import costs, entropy, released
-from deepmad_hw.architecture import Architecture, Head, Stage, Stem
-from deepmad_hw.check import evaluate
-from deepmad_hw.expand import expand
+from deepmad_hw.network import costs, released
+from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.network.expand import expand
+from deepmad_hw.problem import entropy
+from deepmad_hw.problem.check import evaluate
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "deepmad_published.json").read_text())["networks"]
 

@@ -1,16 +1,19 @@
-"""The house keeps its rules: layers in docstrings, one line per plug-in, no code in data, no strays."""
+"""The house keeps its rules: layers in docstrings, no circles, one line per plug-in, no code in data, no strays."""
 
 import ast
+import functools
+import graphlib
 import importlib
 import re
 import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 
-from deepmad_hw import families
-from deepmad_hw.families.base import Family
+from deepmad_hw.network import families
+from deepmad_hw.network.families.base import Family
 
 pytestmark = pytest.mark.checkout
 
@@ -19,7 +22,7 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SOURCES = sorted(path for room in ("deepmad_hw", "profilers") for path in (ROOT / room).rglob("*.py"))
 EXAMPLES = [path for room in ("benchmarks", "examples") for path in sorted((ROOT / room).rglob("*.py"))]
 PYTHON_FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *EXAMPLES]
-HIGHEST_LAYER = 4  # workflows and the command line stand on one layer; the second may import the first
+CONTRACTS = SETTINGS["tool"]["importlinter"]["contracts"]
 
 TOP_LEVEL = {
     ".ci",
@@ -66,20 +69,27 @@ def relative(path):
     return path.relative_to(ROOT).as_posix()
 
 
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def layer_table():
-    """Return layer by room or module, read from the import-linter contract that enforces it."""
-    contract = next(c for c in SETTINGS["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
-    from_below = enumerate(reversed(contract["layers"]))
-    return {name: min(layer, HIGHEST_LAYER) for layer, line in from_below for name in re.findall(r"\w+", line)}
+    """Return layer by room, read from the import-linter contract that enforces it: the first one."""
+    contract = next(c for c in CONTRACTS if c["type"] == "layers")
+    lines = [re.findall(r"\w+", line) for line in reversed(contract["layers"])]
+    siblings = next(i for i, names in enumerate(lines) if "optimize" in names)
+    return {name: 2 if i < siblings else 3 if i == siblings else 4 for i, names in enumerate(lines) for name in names}
 
 
-def layer_of(path):
-    if path.is_relative_to(ROOT / "profilers"):
+def layer_of(module):
+    records = next(c for c in CONTRACTS if c["name"].startswith("Errors and records"))["source_modules"]
+    if module in records:
+        return 0 if module == "deepmad_hw.errors" else 1
+    if module.split(".")[0] == "profilers":
         return 3
-    first = path.relative_to(ROOT / "deepmad_hw").parts[0].removesuffix(".py")
-    table = layer_table() | {"__init__": HIGHEST_LAYER}
-    assert first in table, f"{first} stands in no layer of the import-linter contract"
-    return table[first]
+    first = (module.split(".")[1:] or ["__main__"])[0]
+    assert first in layer_table(), f"{first} stands in no layer of the import-linter contract"
+    return layer_table()[first]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
@@ -88,7 +98,7 @@ def test_the_first_docstring_line_says_one_job_and_the_layer(path):
     assert docstring, "no module docstring"
     first = docstring.splitlines()[0]
     said = re.findall(r"Layer (\d)", first)
-    assert said == [str(layer_of(path))], first
+    assert said == [str(layer_of(module_of(path)))], first
 
 
 def third_party(source):
@@ -103,24 +113,87 @@ def third_party(source):
 
 
 def test_every_package_that_is_imported_has_a_room_in_the_contracts():
-    contracts = SETTINGS["tool"]["importlinter"]["contracts"]
-    housed = {name for contract in contracts for name in contract.get("protected_modules", [])}
+    housed = {name for contract in CONTRACTS for name in contract.get("protected_modules", [])}
     imported = {name: relative(path) for path in SOURCES for name in third_party(path.read_text())}
     everywhere = {"numpy"}  # but in errors and records, which a contract of its own keeps free of it
     assert {name: path for name, path in imported.items() if name not in housed | everywhere} == {}
 
 
 def test_every_layer_has_its_modules():
-    assert {layer_of(path) for path in SOURCES} == set(range(HIGHEST_LAYER + 1))
+    assert {layer_of(module_of(path)) for path in SOURCES} == set(range(5))
 
 
-FAMILY_FILES = sorted((ROOT / "deepmad_hw" / "families").glob("*.py"))
+OPEN_WITH_CODE = {  # packages whose own file does something: the public names, the command line, lists of plug-ins
+    "deepmad_hw",
+    "deepmad_hw.cli",
+    "deepmad_hw.network.families",
+    "deepmad_hw.optimize.quantities",
+    "deepmad_hw.workflows.tables.imports",
+}
+ROOMS = {module_of(path): path for path in SOURCES if path.name == "__init__.py"}
+
+
+def test_a_room_opens_with_its_docstring_alone():
+    code = {room for room, path in ROOMS.items() if len(ast.parse(path.read_text()).body) > 1}
+    assert code <= OPEN_WITH_CODE
+
+
+@functools.cache
+def imports():
+    """Return which modules a module imports, within functions and for type checkers included."""
+    graph = grimp.build_graph("deepmad_hw", "profilers", cache_dir=None)
+    found = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    return found | {"deepmad_hw": set()}  # the public names again, for type checkers: the one exception
+
+
+def circle(importing):
+    """Return names that import each other, the first one again at the end, or none."""
+    try:
+        graphlib.TopologicalSorter(importing).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def between_rooms(room, importing):
+    """Return which rooms and modules of a room import which others of it."""
+    found = {}
+    for module, imported in importing.items():
+        inside = [name[len(room) + 1 :].split(".")[0] for name in (module, *imported) if name.startswith(f"{room}.")]
+        if module.startswith(f"{room}."):
+            found.setdefault(inside[0], set()).update(set(inside[1:]) - {inside[0]})
+    return found
+
+
+def test_a_circle_is_found():
+    importing = {"a.b.x": {"a.c.y"}, "a.c.z": {"a.b.w", "d"}, "a.c.y": set(), "d": {"a.b.x"}}
+    assert circle(importing) == []
+    assert between_rooms("a", importing) == {"b": {"c"}, "c": {"b"}}
+    assert set(circle(between_rooms("a", importing))) == {"b", "c"}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert len(imports()) > len(ROOMS)
+    assert circle(imports()) == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_rooms_import_each_other_in_a_circle(room):
+    assert circle(between_rooms(room, imports())) == []
+
+
+def test_no_module_imports_one_of_a_higher_layer():
+    pairs = ((module, name) for module, imported in imports().items() for name in imported)
+    assert [(module, name) for module, name in pairs if layer_of(module) < layer_of(name)] == []
+
+
+FAMILY_FILES = sorted((ROOT / "deepmad_hw" / "network" / "families").glob("*.py"))
 NOT_FAMILIES = {"__init__", "base", "residual"}
 
 
 @pytest.mark.parametrize("path", [path for path in FAMILY_FILES if path.stem not in NOT_FAMILIES], ids=relative)
 def test_every_family_of_a_file_is_in_the_table(path):
-    module = importlib.import_module(f"deepmad_hw.families.{path.stem}")
+    module = importlib.import_module(f"deepmad_hw.network.families.{path.stem}")
     made = [value for value in vars(module).values() if isinstance(value, Family)]
     assert made, "a file of families that holds none"
     for family in made:

@@ -9,9 +9,10 @@ import pytest
 from any_network import architectures
 from hypothesis import given
 
-from deepmad_hw import costs, entropy, families
-from deepmad_hw.architecture import Architecture, Head, Stage, Stem
-from deepmad_hw.expand import expand, sections
+from deepmad_hw.network import costs, families
+from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.network.expand import expand, sections
+from deepmad_hw.problem import entropy
 
 NOT_COUNTED = ("projection", "reduce", "expand")  # last part of a convolution's name
 

@@ -15,11 +15,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from deepmad_hw.cli import EXIT_INPUT_FILE, EXIT_OK, EXIT_USAGE, main
-from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import Environment, LayerMeasurement
-from deepmad_hw.serde_table import write_table
-from deepmad_hw.table import LatencyTable
-from deepmad_hw.workflows import table_export
+from deepmad_hw.formats.serde_table import write_table
+from deepmad_hw.latency.measurement import Environment, LayerMeasurement
+from deepmad_hw.latency.table import LatencyTable
+from deepmad_hw.network.layer import LayerSpec
+from deepmad_hw.workflows.tables import table_export
 from profilers.replay import layer_us
 
 pytest.importorskip("safetensors", reason="the extra torch is not installed")

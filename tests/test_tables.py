@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deepmad_hw.layer import OperationSpec
-from deepmad_hw.serde_table import COLUMNS, SCHEMA, read_table
-from deepmad_hw.workflows.tables import load_model, require_possible
+from deepmad_hw.formats.serde_table import COLUMNS, SCHEMA, read_table
+from deepmad_hw.network.layer import OperationSpec
+from deepmad_hw.workflows.tables.tables import load_model, require_possible
 
 ROOM = Path(__file__).parent.parent / "latency_tables"
 TABLES = sorted(ROOM.glob("*/*.csv"))

@@ -9,12 +9,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deepmad_hw import check, cli, costs
-from deepmad_hw.problem import Limits
-from deepmad_hw.workflows.config import load_problem
-from deepmad_hw.workflows.design import design
-from deepmad_hw.workflows.export import export
-from deepmad_hw.workflows.networks import load_network
+from deepmad_hw import cli
+from deepmad_hw.network import costs
+from deepmad_hw.problem import check
+from deepmad_hw.problem.problem import Limits
+from deepmad_hw.workflows.design.design import design
+from deepmad_hw.workflows.export.export import export
+from deepmad_hw.workflows.networks.networks import load_network
+from deepmad_hw.workflows.runfile.config import load_problem
 
 TARGETS = {"fp32": "onnx", "fp16": "onnx-fp16", "int8": "onnx-int8"}
 NAMES = {"fp32": "weights_size", "fp16": "weights_size_fp16", "int8": "weights_size_int8"}
@@ -111,7 +113,7 @@ def test_a_price_agrees_with_two_solves():
 
 
 def test_totals_are_sums_over_layers_of_arrays_too():
-    from deepmad_hw.families.base import conv
+    from deepmad_hw.network.families.base import conv
 
     widths = np.array([16, 32])
     layer = conv("c", "input", channels=(widths, widths), pixels=(8, 8))

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from deepmad_hw import errors
-from deepmad_hw.files import open_standard_streams
+from deepmad_hw.files.atomic import open_standard_streams
 
 EXIT_OK = 0
 EXIT_UNEXPECTED = 1

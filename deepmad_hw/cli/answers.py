@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from deepmad_hw import limits, units
+from deepmad_hw import units
 from deepmad_hw.cli import output
-from deepmad_hw.problem import latency_name
+from deepmad_hw.problem import limits
+from deepmad_hw.problem.problem import latency_name
 
 if TYPE_CHECKING:
-    from deepmad_hw.problem import Problem
-    from deepmad_hw.solution import ContinuousDesign, Evaluation, Price, Solution
-    from deepmad_hw.workflows.results import Round
+    from deepmad_hw.problem.problem import Problem
+    from deepmad_hw.problem.solution import ContinuousDesign, Evaluation, Price, Solution
+    from deepmad_hw.workflows.results.results import Round
 
 Row = tuple[str, ...]
 STAGE_COLUMNS = ("out", "bottleneck", "kernel", "stride", "depth")
@@ -67,7 +68,7 @@ def penalties(networks: Iterable[tuple[str, float | None, float | None]]) -> lis
     Args:
         networks: name, entropy score and depth penalty of each.
     """
-    from deepmad_hw.workflows.results import told_penalty
+    from deepmad_hw.workflows.results.results import told_penalty
 
     told = {name: told_penalty(score, penalty) for name, score, penalty in networks}
     return [f"note: {name}: {text}, for its uneven depths" for name, text in told.items() if text is not None]

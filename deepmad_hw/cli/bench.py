@@ -11,12 +11,12 @@ import typer
 from deepmad_hw import units
 from deepmad_hw.cli import options, output
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.network.layer import LayerSpec
 
 if TYPE_CHECKING:
     from deepmad_hw.exporters.onnx_inputs import InputRequest
-    from deepmad_hw.workflows.bench import BenchRow
-    from deepmad_hw.workflows.bench_runtimes import RuntimeRow
+    from deepmad_hw.workflows.bench.bench import BenchRow
+    from deepmad_hw.workflows.bench.bench_runtimes import RuntimeRow
 
 SHOWN_UNCOVERED = 3
 SHOWN_NOTES = 3
@@ -58,7 +58,7 @@ def bench(
 ) -> None:
     """Measure networks on this machine, interleaved in one run, beside their prediction or on several runtimes."""
     from deepmad_hw.cli.profile import show_tick
-    from deepmad_hw.workflows import bench as benches
+    from deepmad_hw.workflows.bench import bench as benches
 
     if runtime and (table is not None or predict_only or layers):
         raise ConfigError("a table belongs to one runtime", where="--runtime", hint="leave --runtime or --table away")
@@ -96,8 +96,8 @@ def _side_by_side(
     networks: list[str], runtimes: list[str], *, threads: int, seconds: float, inputs: InputRequest, json: bool
 ) -> None:
     from deepmad_hw.cli.profile import show_tick
-    from deepmad_hw.workflows.bench import require_sure
-    from deepmad_hw.workflows.bench_runtimes import bench_runtimes
+    from deepmad_hw.workflows.bench.bench import require_sure
+    from deepmad_hw.workflows.bench.bench_runtimes import bench_runtimes
 
     with output.progress("measuring") as steps:
         rows = bench_runtimes(

@@ -11,8 +11,8 @@ from deepmad_hw.cli import options, output
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deepmad_hw.objective import Objective
     from deepmad_hw.predict.accuracy import Comparison, Interval
+    from deepmad_hw.problem.objective import Objective
 
 
 def calibrate(
@@ -28,9 +28,9 @@ def calibrate(
     if out.suffix != ".json":
         raise ConfigError("is no JSON file", where=f"--out {out}", hint="end it with .json")
 
-    from deepmad_hw import serde
-    from deepmad_hw.workflows.calibrate import calibrate as fitted
-    from deepmad_hw.workflows.calibrate import comparison_to_json
+    from deepmad_hw.formats import serde
+    from deepmad_hw.workflows.design.calibrate import calibrate as fitted
+    from deepmad_hw.workflows.design.calibrate import comparison_to_json
 
     with output.progress("fitting"):
         found = fitted(population, source=source, seed=seed)

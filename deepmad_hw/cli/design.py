@@ -13,10 +13,10 @@ from deepmad_hw.cli import answers, options, output
 from deepmad_hw.errors import ConfigError, TooNoisyError
 
 if TYPE_CHECKING:
-    from deepmad_hw.problem import Problem
-    from deepmad_hw.solution import Solution
-    from deepmad_hw.workflows.design import Question
-    from deepmad_hw.workflows.loop import Measured
+    from deepmad_hw.problem.problem import Problem
+    from deepmad_hw.problem.solution import Solution
+    from deepmad_hw.workflows.design.design import Question
+    from deepmad_hw.workflows.design.loop import Measured
 
 
 class Method(StrEnum):
@@ -62,8 +62,8 @@ def design(
     asked_confidence = options.confidence_share(confidence)
     folder = None if out is None else options.new_folder(out)
 
-    from deepmad_hw.workflows import config as configs
-    from deepmad_hw.workflows import design as designs
+    from deepmad_hw.workflows.design import design as designs
+    from deepmad_hw.workflows.runfile import config as configs
 
     runs = [configs.load_run(config, overrides={**over, **choice}).with_latency(requests) for choice in choices]
     questions = [designs.with_tables(run, confidence=asked_confidence, allow_uncovered=allow_uncovered) for run in runs]
@@ -95,7 +95,7 @@ def design(
         )
         _keep(loop, folder)
     if json:
-        from deepmad_hw import serde
+        from deepmad_hw.formats import serde
 
         output.answer_json(serde.solution_to_json(solution, space=question.problem.space))
     else:
@@ -112,8 +112,8 @@ options.with_limits(design, after="allow_uncovered")
 def _measured(
     question: Question, solution: Solution, folder: Path | None, *, gap: float, time_limit_s: float, threads: int
 ) -> Measured:
-    from deepmad_hw.workflows.loop import measured_loop
-    from deepmad_hw.workflows.sweep_plan import Settings
+    from deepmad_hw.workflows.design.loop import measured_loop
+    from deepmad_hw.workflows.design.settings import Settings
 
     with output.progress("measuring and solving again"):
         return measured_loop(
@@ -136,21 +136,21 @@ def _require_measurable(method: Method, question: Question) -> None:
 
 def _keep(loop: Measured | None, folder: Path) -> None:
     """Store a loop beside its design; what was measured of an earlier design in the folder goes."""
-    from deepmad_hw.workflows.loop import LOOP_FILE, write_loop
-    from deepmad_hw.workflows.results import MEASURED_FILE
-    from deepmad_hw.workflows.results_folder import write_measured
+    from deepmad_hw.workflows.results.loop_file import LOOP_FILE, write_loop
+    from deepmad_hw.workflows.results.results import MEASURED_FILE
+    from deepmad_hw.workflows.results.results_folder import write_measured
 
     if loop is None:
         for name in (LOOP_FILE, MEASURED_FILE):
             (folder / name).unlink(missing_ok=True)
         return
     write_measured(folder, loop.rows, (), point=folder.resolve().name)
-    write_loop(folder, loop)
+    write_loop(folder, ended=loop.ended, rounds=loop.rounds, rows=loop.rows)
 
 
 def _stop(solution: Solution, problem: Problem) -> None:
     """End with the code that says what the answer is worth."""
-    from deepmad_hw.workflows.folders import needs
+    from deepmad_hw.workflows.results.folders import needs
 
     status, asked = solution.status.value, solution.method
     if status == "infeasible":

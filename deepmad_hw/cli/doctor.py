@@ -47,7 +47,7 @@ def _machine(found: Diagnosis) -> list[tuple[str, str]]:
 
 
 def _as_json(found: Diagnosis) -> dict[str, typing.Any]:
-    from deepmad_hw.jsonfile import plain
+    from deepmad_hw.files.jsonfile import plain
 
     missing = [{"name": package.name, "install": package.install} for package in found.missing]
     return {"schema": 1, **plain(found), "missing": missing}

@@ -32,9 +32,9 @@ def export(
     **choices: Any,
 ) -> None:
     """Write a network as ONNX (fp32, fp16, int8), a PyTorch module or an engine. Each target has its own choices."""
-    from deepmad_hw.workflows.export import check_exported
-    from deepmad_hw.workflows.export import export as write
-    from deepmad_hw.workflows.networks import load_network
+    from deepmad_hw.workflows.export.export import check_exported
+    from deepmad_hw.workflows.export.export import export as write
+    from deepmad_hw.workflows.networks.networks import load_network
 
     given = {name: value for name, value in choices.items() if value is not None}
     if target == "onnx-int8" and "calibration" not in given:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepmad_hw import limits, units
+from deepmad_hw import units
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.objective import usual_gap
+from deepmad_hw.problem import limits
+from deepmad_hw.problem.objective import usual_gap
 
 if TYPE_CHECKING:
-    from deepmad_hw.problem import Problem
-    from deepmad_hw.workflows.config import LatencyRequest
+    from deepmad_hw.problem.problem import Problem
+    from deepmad_hw.workflows.runfile.config import LatencyRequest
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
@@ -71,7 +72,7 @@ def latency_requests(texts: Sequence[str]) -> tuple[LatencyRequest, ...]:
     Raises:
         ConfigError: one of them is no table and budget.
     """
-    from deepmad_hw.workflows.config import parse_latency
+    from deepmad_hw.workflows.runfile.config import parse_latency
 
     parts = [text.partition("=") for text in texts]
     return tuple(parse_latency(path, budget, where="--latency") for path, _, budget in parts)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from deepmad_hw.jsonfile import Json, dumps
+from deepmad_hw.files.jsonfile import Json, dumps
 
 
 def answer(text: str) -> None:

@@ -11,7 +11,7 @@ from deepmad_hw.cli import options, output
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deepmad_hw.workflows.profile import ProfileRequest
+    from deepmad_hw.workflows.profiling.profile import ProfileRequest
     from profilers.run import Tick
 
 
@@ -38,7 +38,7 @@ def profile(
     if out is not None and out.suffix != ".csv":
         raise ConfigError(f"{out.name!r} is no CSV file", where="--out", hint=f"say --out {out.with_suffix('.csv')}")
 
-    from deepmad_hw.workflows import profile as profiles
+    from deepmad_hw.workflows.profiling import profile as profiles
     from profilers import backend
 
     backend.get(runtime)
@@ -86,7 +86,7 @@ def show_outlook(runtime: str = "onnxruntime", *, threads: int = 1) -> None:
         runtime: to measure with; the times of a script feel nothing.
         threads: to measure with.
     """
-    from deepmad_hw.workflows import outlook
+    from deepmad_hw.workflows.profiling import outlook
     from profilers import backend
 
     if getattr(backend.get(runtime), "SCRIPTED", False):
@@ -120,7 +120,7 @@ def show_tick(steps: output.Steps, tick: Tick) -> None:
 def _show_preview(request: ProfileRequest, *, json: bool) -> None:
     from dataclasses import asdict
 
-    from deepmad_hw.workflows import profile as profiles
+    from deepmad_hw.workflows.profiling import profile as profiles
 
     found = profiles.preview(request)
     if json:

@@ -11,7 +11,7 @@ from deepmad_hw import units
 from deepmad_hw.cli import answers, bench, options, output
 
 if TYPE_CHECKING:
-    from deepmad_hw.solution import Solution
+    from deepmad_hw.problem.solution import Solution
     from deepmad_hw.workflows.quickstart import Line, Quickstart
 
 
@@ -25,7 +25,7 @@ def quickstart(
 
     show_outlook()
     from deepmad_hw.workflows import quickstart as quickstarts
-    from deepmad_hw.workflows.bench import require_sure
+    from deepmad_hw.workflows.bench.bench import require_sure
 
     with output.progress("quickstart") as steps:
         show = quickstarts.Show(step=output.message, tick=lambda tick: show_tick(steps, tick))

@@ -17,9 +17,9 @@ from deepmad_hw.cli import answers, options, output
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deepmad_hw.workflows.results import Point, Results, Row
-    from deepmad_hw.workflows.sweep import Progress
-    from deepmad_hw.workflows.sweep_plan import Plan
+    from deepmad_hw.workflows.results.results import Point, Results, Row
+    from deepmad_hw.workflows.sweep.sweep import Progress
+    from deepmad_hw.workflows.sweep.sweep_plan import Plan
 
 
 class Method(StrEnum):
@@ -77,8 +77,9 @@ def sweep(
     **limits: str | None,
 ) -> None:
     """Solve a problem for many budgets: every point certified, none worth less than one with smaller budgets."""
-    from deepmad_hw.workflows import sweep as sweeps
-    from deepmad_hw.workflows import sweep_axes, sweep_plan
+    from deepmad_hw.workflows.design.settings import Settings
+    from deepmad_hw.workflows.sweep import sweep as sweeps
+    from deepmad_hw.workflows.sweep import sweep_axes
 
     plan = sweep_axes.make_plan(
         configs,
@@ -92,7 +93,7 @@ def sweep(
         confidence=options.confidence_share(confidence),
         allow_uncovered=allow_uncovered,
     )
-    settings_of_points = sweep_plan.Settings(
+    settings_of_points = Settings(
         method=method.value,
         gap=options.gap(gap, plan.points[0].question.problem),
         time_limit_s=units.parse_seconds(time_limit, where="--time-limit"),
@@ -120,7 +121,7 @@ def sweep(
     if compare or beside:
         results = _compared(plan, results, folder, beside)
     if json:
-        from deepmad_hw.workflows.results import results_to_json
+        from deepmad_hw.workflows.results.results import results_to_json
 
         output.answer_json(results_to_json(results))
     else:
@@ -128,7 +129,7 @@ def sweep(
     output.message(f"stored in {folder}; see it with: deepmad-hw report {shlex.quote(str(folder))} --out report.html")
     _stop(results, method=method)
     if compare or beside:
-        from deepmad_hw.workflows.bench import require_sure
+        from deepmad_hw.workflows.bench.bench import require_sure
 
         require_sure(_measured_rows(results))
 
@@ -141,7 +142,7 @@ def _measured_rows(results: Results) -> list[Row]:
 
 
 def _measured(plan: Plan, results: Results, folder: Path) -> Results:
-    from deepmad_hw.workflows.sweep_measured import measured_sweep
+    from deepmad_hw.workflows.sweep.sweep_measured import measured_sweep
 
     done: list[str] = []
     total = len(results.points)
@@ -156,9 +157,9 @@ def _measured(plan: Plan, results: Results, folder: Path) -> Results:
 
 def _compared(plan: Plan, results: Results, folder: Path, beside: Sequence[str]) -> Results:
     from deepmad_hw.cli.profile import show_tick
-    from deepmad_hw.workflows.compare import NETWORKS, compared
-    from deepmad_hw.workflows.results import write_results
-    from deepmad_hw.workflows.sweep_plan import table_paths
+    from deepmad_hw.workflows.bench.compare import NETWORKS, compared
+    from deepmad_hw.workflows.results.results import write_results
+    from deepmad_hw.workflows.sweep.sweep_plan import table_paths
 
     table = next(iter(table_paths(plan).values()))
     with output.progress("measuring in turns") as steps:

@@ -16,12 +16,12 @@ from deepmad_hw.cli import options, output
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deepmad_hw.latency import Curve
-    from deepmad_hw.layer import LayerSpec
+    from deepmad_hw.latency.model import Curve
+    from deepmad_hw.latency.table import LatencyTable
+    from deepmad_hw.network.layer import LayerSpec
     from deepmad_hw.predict.corrections import Bend
     from deepmad_hw.predict.odd import OddRow
-    from deepmad_hw.table import LatencyTable
-    from deepmad_hw.workflows.merge import RowDifference, TableDifference
+    from deepmad_hw.workflows.tables.merge import RowDifference, TableDifference
 
 SHOWN_DIFFERENCES = 10
 SHOWN_ODD = 10
@@ -38,7 +38,7 @@ table = typer.Typer(
 @table.command()
 def show(path: TablePath, json: options.Json = False) -> None:
     """Say what a table holds and where it was taken."""
-    from deepmad_hw.workflows.tables import load_model
+    from deepmad_hw.workflows.tables.tables import load_model
 
     model = load_model(path)
     found = model.table
@@ -105,7 +105,7 @@ def _text(value: object) -> str:
 @table.command()
 def check(path: TablePath, json: options.Json = False) -> None:
     """Hold a table against this machine: possible times, same environment, same speed."""
-    from deepmad_hw.workflows.tables import check_table
+    from deepmad_hw.workflows.tables.tables import check_table
 
     with tempfile.TemporaryDirectory(prefix="deepmad-hw-check-") as folder:
         found = check_table(path, folder=Path(folder))
@@ -141,10 +141,10 @@ def import_(
 ) -> None:
     """Make a table of somebody else's file, or of what a packed plan brought back."""
     _require_csv(out)
-    from deepmad_hw.serde_table import write_table
-    from deepmad_hw.workflows.imports import ImportRequest, import_table
-    from deepmad_hw.workflows.profile import table_name
-    from deepmad_hw.workflows.tables import model_of
+    from deepmad_hw.formats.serde_table import write_table
+    from deepmad_hw.workflows.profiling.profile import table_name
+    from deepmad_hw.workflows.tables.imports import ImportRequest, import_table
+    from deepmad_hw.workflows.tables.tables import model_of
 
     request = ImportRequest(name=table_name(out), device=device, batch=batch, precision=precision, plan=plan)
     made = import_table(form, path, request)
@@ -161,10 +161,10 @@ def merge(
 ) -> None:
     """Make one table of several that were taken in the same environment."""
     _require_csv(out)
-    from deepmad_hw.serde_table import write_table
-    from deepmad_hw.workflows.merge import merge as merged
-    from deepmad_hw.workflows.profile import table_name
-    from deepmad_hw.workflows.tables import load_table, model_of
+    from deepmad_hw.formats.serde_table import write_table
+    from deepmad_hw.workflows.profiling.profile import table_name
+    from deepmad_hw.workflows.tables.merge import merge as merged
+    from deepmad_hw.workflows.tables.tables import load_table, model_of
 
     made = merged([(path, load_table(path)) for path in paths], name=table_name(out))
     model = model_of(made, where=str(out))
@@ -180,8 +180,8 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write a table as one flat file for other programs, with its environment in every row."""
-    from deepmad_hw.workflows.table_export import export_table
-    from deepmad_hw.workflows.tables import load_table
+    from deepmad_hw.workflows.tables.table_export import export_table
+    from deepmad_hw.workflows.tables.tables import load_table
 
     found = load_table(path)
     written = export_table(found, out, form=form)
@@ -199,8 +199,8 @@ def diff(
     json: options.Json = False,
 ) -> None:
     """Say how the times of two tables differ: overall, and layer by layer."""
-    from deepmad_hw.workflows.merge import difference
-    from deepmad_hw.workflows.tables import load_table
+    from deepmad_hw.workflows.tables.merge import difference
+    from deepmad_hw.workflows.tables.tables import load_table
 
     found = difference(load_table(first), load_table(second))
     if json:

@@ -12,7 +12,7 @@ from deepmad_hw.cli import options, output
 from deepmad_hw.errors import InputFileError
 
 if TYPE_CHECKING:
-    from deepmad_hw.workflows.parity import ParityStep
+    from deepmad_hw.workflows.export.parity import ParityStep
 
 
 def verify(
@@ -46,7 +46,7 @@ def verify(
 
 
 def _verify_design(path: Path, *, json: bool) -> None:
-    from deepmad_hw.workflows.verify import verify as recompute
+    from deepmad_hw.workflows.design.verify import verify as recompute
 
     found = recompute(options.existing_folder(path))
     if json:
@@ -60,7 +60,7 @@ def _verify_design(path: Path, *, json: bool) -> None:
 
 
 def _verify_file(path: Path, *, json: bool) -> None:
-    from deepmad_hw.workflows.export import check_exported
+    from deepmad_hw.workflows.export.export import check_exported
 
     checked = check_exported(path)
     if json:
@@ -73,7 +73,7 @@ def _verify_file(path: Path, *, json: bool) -> None:
 def _verify_chain(
     forms: list[str], *, weights: Path | None, inputs: Path | None, images: int, seed: int, json: bool
 ) -> None:
-    from deepmad_hw.workflows.parity import broken, parity_steps
+    from deepmad_hw.workflows.export.parity import broken, parity_steps
 
     with output.progress(f"running {len(forms)} forms of the network", total=len(forms)) as steps:
         chain = parity_steps(

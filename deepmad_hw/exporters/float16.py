@@ -18,7 +18,7 @@ from deepmad_hw.exporters.onnx_graph import export_model, save
 from deepmad_hw.exporters.options import Float16Options
 from deepmad_hw.exporters.target import Target
 from deepmad_hw.exporters.weights import Array
-from deepmad_hw.layer import Graph
+from deepmad_hw.network.layer import Graph
 
 LARGEST = float(np.finfo(np.float16).max)
 

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from deepmad_hw.architecture import Architecture
-from deepmad_hw.costs import FLOAT32_BYTES
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.options import OnnxOptions
 from deepmad_hw.exporters.target import Target
@@ -29,10 +27,12 @@ from deepmad_hw.exporters.weights import (
     parameter_shapes,
     require_weights,
 )
-from deepmad_hw.files import write_atomically
-from deepmad_hw.jsonfile import dumps
-from deepmad_hw.layer import IMAGE, Graph, Node
-from deepmad_hw.serde import architecture_to_json
+from deepmad_hw.files.atomic import write_atomically
+from deepmad_hw.files.jsonfile import dumps
+from deepmad_hw.formats.serde import architecture_to_json
+from deepmad_hw.network.architecture import Architecture
+from deepmad_hw.network.costs import FLOAT32_BYTES
+from deepmad_hw.network.layer import IMAGE, Graph, Node
 
 __all__ = [
     "TARGET",
@@ -231,7 +231,7 @@ def reference_metadata(name: str, *, resolution: tuple[int, int], classes: int) 
     """Return the facts by which a file of a reference network is known again.
 
     Args:
-        name: as `deepmad_hw.reference.get` takes it.
+        name: as `deepmad_hw.network.reference.get` takes it.
         resolution: (height, width) in pixels.
         classes: width of the classifier.
     """

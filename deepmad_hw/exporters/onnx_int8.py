@@ -14,7 +14,7 @@ from deepmad_hw.exporters.options import Int8Options
 from deepmad_hw.exporters.quantize import quantized
 from deepmad_hw.exporters.target import Target
 from deepmad_hw.exporters.weights import Array
-from deepmad_hw.layer import Graph
+from deepmad_hw.network.layer import Graph
 
 RANDOM_IMAGES = 32
 CALIBRATION_KEY, FORM_KEY, RANGE_KEY, CPU_KEY = (

@@ -13,7 +13,7 @@ from typing import Any
 from onnx import TensorProto
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.layer import KINDS, OperationSpec
+from deepmad_hw.network.layer import KINDS, OperationSpec
 
 Shape = tuple[int, ...]
 IMAGE_RANK = 4

@@ -9,9 +9,7 @@ from typing import Any
 
 import onnx
 
-from deepmad_hw import reference, serde
 from deepmad_hw.errors import ConfigError, InputFileError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_loader
 from deepmad_hw.exporters.onnx_graph import (
     ARCHITECTURE_KEY,
@@ -19,8 +17,11 @@ from deepmad_hw.exporters.onnx_graph import (
     REFERENCE_KEY,
     RESOLUTION_KEY,
 )
-from deepmad_hw.jsonfile import parse_json
-from deepmad_hw.layer import Graph
+from deepmad_hw.files.jsonfile import parse_json
+from deepmad_hw.formats import serde
+from deepmad_hw.network import reference
+from deepmad_hw.network.expand import expand
+from deepmad_hw.network.layer import Graph
 
 
 def load(path: Path) -> Any:

@@ -16,11 +16,11 @@ from typing import Any
 
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from deepmad_hw import costs
 from deepmad_hw.errors import ConfigError, NotCoveredError
 from deepmad_hw.exporters.onnx_loader import TensorKind
 from deepmad_hw.exporters.onnx_operations import Sized, operation_of
-from deepmad_hw.layer import CHANNEL_BLOCK, IMAGE, LayerSpec, Node, OperationSpec
+from deepmad_hw.network import costs
+from deepmad_hw.network.layer import CHANNEL_BLOCK, IMAGE, LayerSpec, Node, OperationSpec
 
 Shape = tuple[int, ...]
 

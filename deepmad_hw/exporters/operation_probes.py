@@ -21,7 +21,7 @@ from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import IR_VERSION, TensorSource
 from deepmad_hw.exporters.onnx_operations import IMAGE_RANK, Sized, operation_of
 from deepmad_hw.exporters.weights import Shape
-from deepmad_hw.layer import IMAGE, OperationNode, OperationSpec
+from deepmad_hw.network.layer import IMAGE, OperationNode, OperationSpec
 
 OPSET = 21  # the first with a GroupNormalization that can be used
 RUNTIMES = ("onnxruntime", "replay")  # those that read the files, and join times to operations

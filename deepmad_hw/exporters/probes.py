@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deepmad_hw.costs import FLOAT32_BYTES
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import TensorSource, save, to_onnx
 from deepmad_hw.exporters.onnx_inputs import packed_values
@@ -31,9 +30,10 @@ from deepmad_hw.exporters.operation_probes import (
 )
 from deepmad_hw.exporters.quantize import QUANTIZED_OPERATIONS, quantized
 from deepmad_hw.exporters.weights import Shape
-from deepmad_hw.files import write_atomically
-from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
-from deepmad_hw.planfile import PLAN_FILE, SCHEMA, WEIGHT_STEP_BYTES, WEIGHTS_FILE
+from deepmad_hw.files.atomic import write_atomically
+from deepmad_hw.files.planfile import PLAN_FILE, SCHEMA, WEIGHT_STEP_BYTES, WEIGHTS_FILE
+from deepmad_hw.network.costs import FLOAT32_BYTES
+from deepmad_hw.network.layer import IMAGE, Graph, LayerSpec, Node
 
 CANARY = "canary"
 PRECISIONS = ("fp32", "int8")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from deepmad_hw.exporters.onnx_operations import Sized, operation_of
 from deepmad_hw.exporters.onnx_walk import NEGLIGIBLE_VALUES, Operation, Walk
 from deepmad_hw.exporters.runtime_look import LookedAt
-from deepmad_hw.layer import Node
+from deepmad_hw.network.layer import Node
 
 VIEW, LAYOUT, UNCOVERED = "(view)", "(layout)", "(uncovered)"  # no names of operations
 # Nothing is computed in these: other sizes of the same values, and sizes themselves.

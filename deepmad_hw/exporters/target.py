@@ -13,7 +13,7 @@ from typing import Any
 from deepmad_hw import registry
 from deepmad_hw.exporters.options import Options
 from deepmad_hw.exporters.weights import Array
-from deepmad_hw.layer import Graph
+from deepmad_hw.network.layer import Graph
 
 _TARGETS = {
     "onnx": "deepmad_hw.exporters.onnx_graph:TARGET",

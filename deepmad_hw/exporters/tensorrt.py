@@ -1,6 +1,7 @@
 """Writes the ONNX file that a TensorRT engine is built from; the precision lies in the file. Layer 3.
 
-The engine itself is built on the device side (`profilers.tensorrt`), which `deepmad_hw.workflows.export` joins to this.
+The engine itself is built on the device side (`profilers.tensorrt`), which `deepmad_hw.workflows.export.export` joins
+to this.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from deepmad_hw.exporters import float16, onnx_graph, onnx_int8
 from deepmad_hw.exporters.options import EngineOptions, Float16Options, Int8Options, OnnxOptions
 from deepmad_hw.exporters.target import Target
 from deepmad_hw.exporters.weights import Array
-from deepmad_hw.layer import Graph
+from deepmad_hw.network.layer import Graph
 
 
 def write(

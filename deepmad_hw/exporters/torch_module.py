@@ -16,8 +16,8 @@ from deepmad_hw.exporters.options import Options
 from deepmad_hw.exporters.target import Target
 from deepmad_hw.exporters.torch_source import source_code
 from deepmad_hw.exporters.weights import Array, read_weights, require_shapes, require_weights, save_weights
-from deepmad_hw.files import write_atomically
-from deepmad_hw.layer import Graph, Node
+from deepmad_hw.files.atomic import write_atomically
+from deepmad_hw.network.layer import Graph, Node
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.layer import IMAGE, Graph, Node
+from deepmad_hw.network.layer import IMAGE, Graph, Node
 
 _NUMBERS = ("kernel", "stride", "groups")
 _FIRST = ("channels", "in_channels", "out_channels")  # arguments that need no name

@@ -16,7 +16,7 @@ from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.exporters import extras, onnx_graph, onnx_read, runtime, torch_module
 from deepmad_hw.exporters import images as image_files
 from deepmad_hw.exporters.weights import Weights
-from deepmad_hw.layer import Graph
+from deepmad_hw.network.layer import Graph
 
 TORCH_ONNX_TOLERANCE = 1e-4  # of the largest logit, for float32 on a CPU
 BOTH_EXTRAS = "cpu,torch"

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.exporters import extras
-from deepmad_hw.files import write_atomically
-from deepmad_hw.layer import IMAGE, Graph, Node
+from deepmad_hw.files.atomic import write_atomically
+from deepmad_hw.network.layer import IMAGE, Graph, Node
 
 Array = NDArray[np.float32]
 Weights = dict[str, Array]

@@ -1,6 +1,7 @@
 """Designs with a proof: the exact model solved by HiGHS, every point judged by the checker. Layer 3 (optimize).
 
-The bound is HiGHS's claim about the model; designs are believed only after `deepmad_hw.check` has recomputed them.
+The bound is HiGHS's claim about the model; designs are believed only after `deepmad_hw.problem.check` has recomputed
+them.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def certify(
         tables: the problem's tables.
         judge: says what a design is worth, from plain numbers.
         start: a design that the judge takes, or None.
-        gap: to reach, as `deepmad_hw.solution.Solution.gap` has it.
+        gap: to reach, as `deepmad_hw.problem.solution.Solution.gap` has it.
         deadline: `time.monotonic` at which to stop.
         threads: of the solver.
         log: file to which the solver adds its own words, or None.

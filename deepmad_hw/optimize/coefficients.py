@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw import entropy, limits
-from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.expand import Section, sections
-from deepmad_hw.latency import Curve, LatencyModel, upper_curve
-from deepmad_hw.layer import out_pixels
+from deepmad_hw.latency.model import Curve, LatencyModel, upper_curve
+from deepmad_hw.network.architecture import Architecture, Stage, Stem
+from deepmad_hw.network.expand import Section, sections
+from deepmad_hw.network.layer import out_pixels
 from deepmad_hw.optimize.encoding import Designs, encoded
 from deepmad_hw.optimize.grid import Bools, Ints, Masks, StageGrid, pruned, rule_masks, widths_before
 from deepmad_hw.optimize.layer_tables import (
@@ -29,8 +28,9 @@ from deepmad_hw.optimize.layer_tables import (
     layer_terms,
     smallest_network,
 )
-from deepmad_hw.problem import Problem, latency_name
-from deepmad_hw.space import Space
+from deepmad_hw.problem import entropy, limits
+from deepmad_hw.problem.problem import Problem, latency_name
+from deepmad_hw.problem.space import Space
 
 Floats = NDArray[np.float64]
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pyomo.environ as pyo
 
-from deepmad_hw import entropy
-from deepmad_hw.latency import LatencyModel
+from deepmad_hw.latency.model import LatencyModel
 from deepmad_hw.optimize.coefficients import Coefficients, coefficients, with_limits
 from deepmad_hw.optimize.quantities import limited, objective_terms
 from deepmad_hw.optimize.smooth import Logarithm, Nlp, PricedRow
 from deepmad_hw.optimize.solvers import CasadiIpopt, NlpOutcome
-from deepmad_hw.problem import Problem, table_of
-from deepmad_hw.solution import ContinuousDesign, ContinuousStage, Price
+from deepmad_hw.problem import entropy
+from deepmad_hw.problem.problem import Problem, table_of
+from deepmad_hw.problem.solution import ContinuousDesign, ContinuousStage, Price
 
 STARTS = (0.35, 0.65)  # where in every range the solver starts
 BINDING = 1e-4  # share of the objective's magnitude per relative limit from which a limit counts as binding

@@ -1,6 +1,6 @@
 """Objective and limits of thousands of designs at once, from the problem's tables. Layer 3 (optimize).
 
-What is said here is quick, not final: `deepmad_hw.check` judges every design that is returned.
+What is said here is quick, not final: `deepmad_hw.problem.check` judges every design that is returned.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepmad_hw.errors import InfeasibleError
-from deepmad_hw.space import Space
+from deepmad_hw.problem.space import Space
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]

@@ -13,7 +13,6 @@ import numpy as np
 import pyomo.environ as pyo
 from numpy.typing import NDArray
 
-from deepmad_hw import check
 from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.linear import Milp, Sum
 from deepmad_hw.optimize.milp import ALL_LIMITS, build, log_fan_in_ranges
@@ -21,7 +20,8 @@ from deepmad_hw.optimize.quantities import limited
 from deepmad_hw.optimize.quantities.additive import smallest_sum
 from deepmad_hw.optimize.quantities.ranges import InRange
 from deepmad_hw.optimize.solvers import HighsModel
-from deepmad_hw.solution import Evaluation, MinimumValue
+from deepmad_hw.problem import check
+from deepmad_hw.problem.solution import Evaluation, MinimumValue
 
 Ints = NDArray[np.int64]
 

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw import families
 from deepmad_hw.errors import ConfigError, NotCoveredError
-from deepmad_hw.expand import Section, block_section, sections, spec_of
-from deepmad_hw.families.base import LayerForm
-from deepmad_hw.latency import LatencyModel
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.latency.model import LatencyModel
+from deepmad_hw.network import families
+from deepmad_hw.network.expand import Section, block_section, sections, spec_of
+from deepmad_hw.network.families.base import LayerForm
+from deepmad_hw.network.layer import LayerSpec
 from deepmad_hw.optimize.encoding import Designs
 from deepmad_hw.optimize.grid import Masks, StageGrid, axis_sizes, pruned, widths_before
-from deepmad_hw.space import Space
+from deepmad_hw.problem.space import Space
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -16,11 +16,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw.objective import DEFAULT_GAP, DEFAULT_GAP_POINTS
 from deepmad_hw.optimize.coefficients import Coefficients, sample_designs
 from deepmad_hw.optimize.encoding import encoded, inner_stage, stage_columns
 from deepmad_hw.optimize.evaluator import Evaluator
-from deepmad_hw.solution import ContinuousDesign
+from deepmad_hw.problem.objective import DEFAULT_GAP, DEFAULT_GAP_POINTS
+from deepmad_hw.problem.solution import ContinuousDesign
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -10,8 +10,8 @@ from typing import Any
 import pyomo.environ as pyo
 from pyomo.common.collections import ComponentMap
 
-from deepmad_hw import entropy
 from deepmad_hw.optimize.coefficients import Coefficients
+from deepmad_hw.problem import entropy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,7 +35,7 @@ class Nlp:
         model: Pyomo's; ``log_width[0..S]``, ``log_bottleneck[1..S]``, ``log_kernel[1..S]`` and ``depth[1..S]`` are
             its variables, ``rows`` its constraints.
         tables: what it was made from.
-        network: the network with expressions for numbers, as `deepmad_hw.expand.sections` takes it.
+        network: the network with expressions for numbers, as `deepmad_hw.network.expand.sections` takes it.
         scales: its scales.
         rows: the rows of each limit by name of its price, with the text of the price's step.
         surrogate_error: (median, worst) relative error of each latency stand-in, by name of the limit.

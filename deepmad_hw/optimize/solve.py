@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw import check
-from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError, InfeasibleError
 from deepmad_hw.installed import versions
-from deepmad_hw.latency import LatencyModel
-from deepmad_hw.objective import usual_gap
+from deepmad_hw.latency.model import LatencyModel
+from deepmad_hw.network.architecture import Architecture
 from deepmad_hw.optimize.certified import Certified, certify
 from deepmad_hw.optimize.coefficients import Coefficients, coefficients
 from deepmad_hw.optimize.continuous import ContinuousResult, solve_continuous
 from deepmad_hw.optimize.infeasibility import Infeasibility
 from deepmad_hw.optimize.local_search import PERTURBATIONS, LocalSearch
 from deepmad_hw.optimize.quantities import limited
-from deepmad_hw.problem import Problem
-from deepmad_hw.solution import METHODS, MinimumValue, Solution, Status
+from deepmad_hw.problem import check
+from deepmad_hw.problem.objective import usual_gap
+from deepmad_hw.problem.problem import Problem
+from deepmad_hw.problem.solution import METHODS, MinimumValue, Solution, Status
 
 MAX_REFUSALS = 10
 _EXTRAPOLATION = "the design lies farther out than every network that the objective was fitted to: an extrapolation"

@@ -1,7 +1,8 @@
 """Fits an objective to trained networks, and says whether it ranks them better than a fixed rule does. Layer 3.
 
-The features are those that the integer model takes exactly, with the signs that it can take (`deepmad_hw.objective`).
-Their weights come from ridge regression; what the fit is worth is judged on networks that it has not seen.
+The features are those that the integer model takes exactly, with the signs that it can take
+(`deepmad_hw.problem.objective`). Their weights come from ridge regression; what the fit is worth is judged on networks
+that it has not seen.
 
 Source: Hoerl and Kennard, "Ridge Regression", Technometrics 12 (1970); Stark and Parker, "Bounded-Variable
 Least-Squares", Computational Statistics 10 (1995); Efron, "Bootstrap Methods", Annals of Statistics 7 (1979).
@@ -17,11 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import lsq_linear
 from scipy.stats import rankdata
 
-from deepmad_hw import costs, entropy
-from deepmad_hw.architecture import Architecture
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.latency import CONFIDENCE
-from deepmad_hw.objective import Calibration, FeatureRange, Objective
+from deepmad_hw.latency.model import CONFIDENCE
+from deepmad_hw.network import costs
+from deepmad_hw.network.architecture import Architecture
+from deepmad_hw.problem import entropy
+from deepmad_hw.problem.objective import Calibration, FeatureRange, Objective
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

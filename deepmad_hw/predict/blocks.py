@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw import costs
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.network import costs
+from deepmad_hw.network.layer import LayerSpec
 
 Floats = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deepmad_hw import costs
-from deepmad_hw.layer import LayerSpec, OperationSpec
+from deepmad_hw.network import costs
+from deepmad_hw.network.layer import LayerSpec, OperationSpec
 from deepmad_hw.predict.network import TableModel
 
 MEASURED, LAW, EXTRAPOLATED, MISSING = "measured", "law", "extrapolated", "missing"

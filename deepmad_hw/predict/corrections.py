@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw.latency import Curve
+from deepmad_hw.latency.model import Curve
 
 Floats = NDArray[np.float64]
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw.layer import ACTIVATIONS, OPERATIONS, LayerSpec
-from deepmad_hw.measurement import LayerMeasurement
+from deepmad_hw.latency.measurement import LayerMeasurement
+from deepmad_hw.network.layer import ACTIVATIONS, OPERATIONS, LayerSpec
 from deepmad_hw.predict.odd import OddRow, odd_rows
 
 Floats = NDArray[np.float64]

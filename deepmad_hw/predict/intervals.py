@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
-from deepmad_hw.latency import CONFIDENCE
+from deepmad_hw.latency.model import CONFIDENCE
 
 Group = TypeVar("Group", bound=Hashable)
 

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepmad_hw.errors import NotCoveredError
-from deepmad_hw.expand import expand
-from deepmad_hw.latency import Curve
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.latency.model import Curve
+from deepmad_hw.latency.table import CalibrationNetwork, LatencyTable
+from deepmad_hw.network.expand import expand
+from deepmad_hw.network.layer import LayerSpec
 from deepmad_hw.predict.corrections import Observed, corrections, left_out_errors
 from deepmad_hw.predict.interpolate import Interpolator
 from deepmad_hw.predict.intervals import CONFIDENCE, conformal_margin, grouped_margins
 from deepmad_hw.predict.odd import OddRow
 from deepmad_hw.predict.operations import OperationLaws
-from deepmad_hw.table import CalibrationNetwork, LatencyTable
 
 # A measured row is taken as it is if its median is this sure; else the rows around it know better.
 EXACT_RELATIVE_ERROR = 0.05
@@ -31,7 +31,7 @@ def _sort(spec: LayerSpec) -> Sort:
 
 
 class TableModel:
-    """Predicts networks from a table. Implements `deepmad_hw.latency.LatencyModel`.
+    """Predicts networks from a table. Implements `deepmad_hw.latency.model.LatencyModel`.
 
     Rows that were measured well are taken as they are, others are interpolated; odd ones are left out of both. A
     network's latency is ``curve(gain * sum of (layer + constant))``, see `deepmad_hw.predict.corrections`; the gain is

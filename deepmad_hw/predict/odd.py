@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.network.layer import LayerSpec
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

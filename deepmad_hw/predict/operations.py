@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepmad_hw.errors import NotCoveredError
-from deepmad_hw.layer import OperationSpec
-from deepmad_hw.measurement import OperationMeasurement
+from deepmad_hw.latency.measurement import OperationMeasurement
+from deepmad_hw.network.layer import OperationSpec
 from deepmad_hw.predict.intervals import CONFIDENCE, conformal_margin
 
 Floats = NDArray[np.float64]

@@ -7,22 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deepmad_hw import check, costs, reference
 from deepmad_hw.errors import ForeignTableError, InputFileError, SolverError
-from deepmad_hw.latency import predict_ms, upper_ms
+from deepmad_hw.latency.model import predict_ms, upper_ms
+from deepmad_hw.network import costs, reference
 from deepmad_hw.predict.network import TableModel
-from deepmad_hw.problem import LatencyLimit, Problem
-from deepmad_hw.solution import Solution, Status
-from deepmad_hw.workflows.bench import BenchRow, bench
-from deepmad_hw.workflows.config import load_problem
-from deepmad_hw.workflows.design import design, save_design
-from deepmad_hw.workflows.export import export
-from deepmad_hw.workflows.folders import QUICKSTART_DESIGN as DESIGN_FOLDER
-from deepmad_hw.workflows.networks import load_network
-from deepmad_hw.workflows.profile import ProfileRequest, profile
+from deepmad_hw.problem import check
+from deepmad_hw.problem.problem import LatencyLimit, Problem
+from deepmad_hw.problem.solution import Solution, Status
+from deepmad_hw.workflows.bench.bench import BenchRow, bench
+from deepmad_hw.workflows.bench.rows import row_of
+from deepmad_hw.workflows.design.design import design, save_design
+from deepmad_hw.workflows.export.export import export
+from deepmad_hw.workflows.networks.networks import load_network
+from deepmad_hw.workflows.profiling.profile import ProfileRequest, profile
 from deepmad_hw.workflows.report.page import report
-from deepmad_hw.workflows.results_folder import described, row_of, write_measured
-from deepmad_hw.workflows.tables import check_table, load_model
+from deepmad_hw.workflows.results.folders import QUICKSTART_DESIGN as DESIGN_FOLDER
+from deepmad_hw.workflows.results.results_folder import described, write_measured
+from deepmad_hw.workflows.runfile.config import load_problem
+from deepmad_hw.workflows.tables.tables import check_table, load_model
 from profilers.run import Tick
 
 CONFIG = "quickstart"

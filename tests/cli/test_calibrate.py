@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from deepmad_hw import check, cli, entropy, sampling, serde
-from deepmad_hw.workflows.config import load_problem
+from deepmad_hw import cli
+from deepmad_hw.formats import serde
+from deepmad_hw.problem import check, entropy, sampling
+from deepmad_hw.workflows.runfile.config import load_problem
 
 NETWORKS = 24
 WEIGHTS = {"score": 0.004, "log_params": 3.0, "depth": 0.3}
@@ -208,7 +210,7 @@ def test_an_objective_that_is_not_there_is_one_line(tmp_path, capsys):
 
 
 def test_a_run_file_may_hold_weights_or_name_a_file(objective, tmp_path):
-    from deepmad_hw.workflows.config import find, load_run
+    from deepmad_hw.workflows.runfile.config import find, load_run
 
     text = find("digits").read_text()
     file = tmp_path / "run.yaml"

@@ -10,14 +10,14 @@ import pytest
 from lying_highs import STATUSES, lying_highs
 
 from deepmad_hw.cli import answers
-from deepmad_hw.latency import Curve
+from deepmad_hw.latency.model import Curve
 from deepmad_hw.optimize import certified
 from deepmad_hw.optimize import solve as solving
-from deepmad_hw.problem import LatencyLimit, Limits
-from deepmad_hw.solution import LatencyValue, MinimumValue, Price, Status
-from deepmad_hw.workflows import design as designs
-from deepmad_hw.workflows.config import load_problem
-from deepmad_hw.workflows.folders import needs
+from deepmad_hw.problem.problem import LatencyLimit, Limits
+from deepmad_hw.problem.solution import LatencyValue, MinimumValue, Price, Status
+from deepmad_hw.workflows.design import design as designs
+from deepmad_hw.workflows.results.folders import needs
+from deepmad_hw.workflows.runfile.config import load_problem
 
 
 class FixedModel:
@@ -102,7 +102,7 @@ def test_an_exported_file_is_verified(run, tmp_path):
 
 def test_a_budget_on_a_table_becomes_a_limit_of_the_design(run, config, tmp_path, monkeypatch):
     (tmp_path / "board.csv").touch()
-    monkeypatch.setattr("deepmad_hw.workflows.tables.load_model", lambda path, **_: FixedModel(path.stem))
+    monkeypatch.setattr("deepmad_hw.workflows.tables.tables.load_model", lambda path, **_: FixedModel(path.stem))
     words = ["--latency", f"{tmp_path / 'board.csv'}=3ms", "--method", "fast", "--out", tmp_path / "out"]
     data = json.loads(run("design", config, *words, "--json").out)
     (latency,) = data["latency"]
@@ -172,7 +172,7 @@ def test_nothing_found_ends_with_5(run, config, monkeypatch, method):
 def stub(monkeypatch, **changes):
     def design(problem, models, *, method, gap, time_limit_s, threads, seed, solver_log=None):
         asked.append({"gap": gap, "time_limit_s": time_limit_s, "threads": threads, "seed": seed, "problem": problem})
-        from deepmad_hw.solution import Solution
+        from deepmad_hw.problem.solution import Solution
 
         base = Solution(problem=problem.name, method=method, status=Status.FAILED, stopped="stopped")
         return replace(base, **changes)
@@ -271,7 +271,7 @@ def test_verify_refuses_a_folder_that_is_not_there(run, tmp_path):
 
 def test_an_answer_in_words_holds_limits_prices_and_notes(designed, capsys):
     folder, _ = designed
-    from deepmad_hw import serde
+    from deepmad_hw.formats import serde
 
     found = serde.read_solution(folder / "design.json")
     latency = LatencyValue(table="board", device="b", budget_ms=5.0, predicted_ms=4.0, upper_ms=4.4)
@@ -304,7 +304,7 @@ def test_an_answer_in_words_holds_limits_prices_and_notes(designed, capsys):
 
 
 def test_only_limits_that_fall_short_are_named_as_needs(designed):
-    from deepmad_hw import serde
+    from deepmad_hw.formats import serde
 
     found = serde.read_solution(designed[0] / "design.json")
     minimum_values = (

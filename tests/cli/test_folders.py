@@ -8,8 +8,8 @@ import pytest
 
 from deepmad_hw.cli import EXIT_INFEASIBLE, EXIT_INPUT_FILE, EXIT_OK, app
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.serde import read_architecture
-from deepmad_hw.workflows.networks import load_network
+from deepmad_hw.formats.serde import read_architecture
+from deepmad_hw.workflows.networks.networks import load_network
 
 pytestmark = pytest.mark.checkout
 

@@ -8,13 +8,13 @@ import pytest
 from deepmad_hw.cli import EXIT_DEVICE_LOST, EXIT_FOREIGN_TABLE, EXIT_INPUT_FILE, EXIT_TOO_NOISY, EXIT_USAGE
 from deepmad_hw.cli import profile as profile_verb
 from deepmad_hw.errors import TooNoisyError
-from deepmad_hw.measurement import NetworkMeasurement
-from deepmad_hw.solution import Solution, Status
-from deepmad_hw.workflows import bench as benches
-from deepmad_hw.workflows import outlook
-from deepmad_hw.workflows import profile as profiles
+from deepmad_hw.latency.measurement import NetworkMeasurement
+from deepmad_hw.problem.solution import Solution, Status
 from deepmad_hw.workflows import quickstart as quickstarts
-from deepmad_hw.workflows.results_folder import load_results
+from deepmad_hw.workflows.bench import bench as benches
+from deepmad_hw.workflows.profiling import outlook
+from deepmad_hw.workflows.profiling import profile as profiles
+from deepmad_hw.workflows.results.results_folder import load_results
 from profilers import samples
 
 pytest.importorskip("onnxruntime", reason="measuring needs ONNX Runtime")
@@ -212,7 +212,7 @@ def test_a_measured_loop_on_a_noisy_machine_keeps_its_design(run, config, table,
     def measure(*_):
         raise TooNoisyError("was disturbed", where="out")
 
-    monkeypatch.setattr("deepmad_hw.workflows.loop.measure_here", measure)
+    monkeypatch.setattr("deepmad_hw.workflows.design.loop.measure_here", measure)
     words = ("design", config, "--method", "fast", "--latency", f"{table}=5ms", "--measure", "--out", tmp_path / "out")
     ran = run(*words)
     assert ran.code == EXIT_TOO_NOISY, ran.err

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from deepmad_hw.cli import quickstart
-from deepmad_hw.solution import Solution, Status
-from deepmad_hw.workflows.bench import BenchRow
+from deepmad_hw.problem.solution import Solution, Status
+from deepmad_hw.workflows.bench.bench import BenchRow
 from deepmad_hw.workflows.quickstart import Quickstart, _line
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import profilers
-from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import ConfigError, DeepmadError, MissingExtraError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
-from deepmad_hw.measurement import Environment
+from deepmad_hw.latency.measurement import Environment
+from deepmad_hw.network.architecture import Architecture, Stage, Stem
+from deepmad_hw.network.expand import expand
 from profilers import backend as backends
 from profilers import gpu_sensors
 from profilers.backend import Settings

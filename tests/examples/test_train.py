@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepmad_hw import serde
-from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.exporters.weights import read_weights
-from deepmad_hw.jsonfile import write_json
-from deepmad_hw.workflows.export import export
+from deepmad_hw.files.jsonfile import write_json
+from deepmad_hw.formats import serde
+from deepmad_hw.network.architecture import Architecture, Stage, Stem
+from deepmad_hw.workflows.export.export import export
 
 pytestmark = pytest.mark.checkout
 

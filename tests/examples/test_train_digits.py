@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from deepmad_hw import serde
-from deepmad_hw.workflows.config import load_problem
+from deepmad_hw.formats import serde
+from deepmad_hw.workflows.runfile.config import load_problem
 
 pytestmark = pytest.mark.checkout
 

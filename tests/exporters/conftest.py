@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepmad_hw import families, reference, serde
-from deepmad_hw.architecture import Architecture, Head, Stage, Stem
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters.weights import initial_weights, read_weights
+from deepmad_hw.formats import serde
+from deepmad_hw.network import families, reference
+from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.network.expand import expand
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "deepmad_published.json").read_text())["networks"]
 

@@ -9,11 +9,11 @@ import struct
 import numpy as np
 from onnx import AttributeProto, TensorProto, helper
 
-from deepmad_hw import families
-from deepmad_hw.architecture import Architecture, Head, Stage, Stem
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_int8
 from deepmad_hw.exporters.onnx_graph import architecture_metadata, export_model, initial_weights
+from deepmad_hw.network import families
+from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.network.expand import expand
 
 MUTATIONS = []
 MOST_MUTATIONS = 2

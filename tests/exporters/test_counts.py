@@ -3,11 +3,11 @@
 import pytest
 from onnx import TensorProto
 
-from deepmad_hw import costs, families, reference
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_counts
 from deepmad_hw.exporters.onnx_graph import to_onnx
 from deepmad_hw.exporters.torch_module import build
+from deepmad_hw.network import costs, families, reference
+from deepmad_hw.network.expand import expand
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 

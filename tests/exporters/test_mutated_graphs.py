@@ -8,7 +8,7 @@ import pytest
 from deepmad_hw.errors import DeepmadError
 from deepmad_hw.exporters import onnx_read
 from deepmad_hw.exporters.onnx_counts import Counts, counts
-from deepmad_hw.workflows import bench
+from deepmad_hw.workflows.bench import bench
 
 TABLE = Path(__file__).parents[2] / "latency_tables" / "amd-epyc-25-17-1-2cores" / "onnxruntime-fp32-b1-t1.csv"
 

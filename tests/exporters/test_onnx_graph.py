@@ -5,13 +5,13 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from deepmad_hw import families
 from deepmad_hw.errors import ConfigError, StorageError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_graph
 from deepmad_hw.exporters.onnx_graph import export_model, initial_weights, save, tensor_owner, to_onnx
 from deepmad_hw.exporters.verify import random_images, run_onnx
-from deepmad_hw.layer import ACTIVATIONS, IMAGE, Graph, LayerSpec, Node
+from deepmad_hw.network import families
+from deepmad_hw.network.expand import expand
+from deepmad_hw.network.layer import ACTIVATIONS, IMAGE, Graph, LayerSpec, Node
 
 
 def _run(model, image):

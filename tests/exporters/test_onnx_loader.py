@@ -13,11 +13,13 @@ import pytest
 from hostile_onnx import HOSTILE, RUNNING
 from onnx import TensorProto, helper, load_model_from_string, numpy_helper
 
-from deepmad_hw.architecture import Architecture, Stage, Stem
 from deepmad_hw.errors import InputFileError, NotCoveredError
 from deepmad_hw.exporters import onnx_loader
-from deepmad_hw.serde import architecture_to_json
-from deepmad_hw.workflows import bench, export, networks, parity
+from deepmad_hw.formats.serde import architecture_to_json
+from deepmad_hw.network.architecture import Architecture, Stage, Stem
+from deepmad_hw.workflows.bench import bench
+from deepmad_hw.workflows.export import export, parity
+from deepmad_hw.workflows.networks import networks
 
 TINY = Architecture(
     family="mbconv_se",

@@ -5,9 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deepmad_hw import costs, reference
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_counts, onnx_read
 from deepmad_hw.exporters.onnx_graph import (
     architecture_metadata,
@@ -16,6 +14,8 @@ from deepmad_hw.exporters.onnx_graph import (
     reference_metadata,
     save,
 )
+from deepmad_hw.network import costs, reference
+from deepmad_hw.network.expand import expand
 
 
 def _model(nodes, *, initialisers=(), shape=(1, 3, 8, 8), out=None):

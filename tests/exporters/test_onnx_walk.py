@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from deepmad_hw import costs, families, reference
 from deepmad_hw.errors import NotCoveredError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_counts, onnx_read
 from deepmad_hw.exporters.onnx_graph import export_model, initial_weights, to_onnx
 from deepmad_hw.exporters.onnx_walk import walk
+from deepmad_hw.network import costs, families, reference
+from deepmad_hw.network.expand import expand
 
 
 class Drawing:

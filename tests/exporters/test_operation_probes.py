@@ -16,7 +16,7 @@ from deepmad_hw.exporters.operation_probes import (
     weight_shapes,
 )
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
-from deepmad_hw.layer import IMAGE, KINDS
+from deepmad_hw.network.layer import IMAGE, KINDS
 
 NOT_MEASURED = {"other", "quantize", "dequantize"}  # they stand in int8 networks
 

@@ -5,9 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from deepmad_hw import families
 from deepmad_hw.errors import ConfigError, InputFileError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import onnx_counts, onnx_int8, onnx_read, runtime, target
 from deepmad_hw.exporters.calibrate import tensor_ranges
 from deepmad_hw.exporters.float16 import to_float16
@@ -23,6 +21,8 @@ from deepmad_hw.exporters.verify import (
     run_torch,
 )
 from deepmad_hw.exporters.weights import initial_weights
+from deepmad_hw.network import families
+from deepmad_hw.network.expand import expand
 
 CALIBRATION_IMAGES = 128
 

@@ -4,9 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from deepmad_hw import costs, reference
 from deepmad_hw.errors import ConfigError, StorageError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters.onnx_graph import export_model, initial_weights
 from deepmad_hw.exporters.probes import (
     PLAN_FILE,
@@ -18,6 +16,8 @@ from deepmad_hw.exporters.probes import (
     write_plan,
 )
 from deepmad_hw.exporters.quantize import quantized
+from deepmad_hw.network import costs, reference
+from deepmad_hw.network.expand import expand
 
 
 def _pack(folder, small, *families, **options):

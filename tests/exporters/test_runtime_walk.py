@@ -9,7 +9,7 @@ from deepmad_hw.exporters.onnx_walk import Walk, walk
 from deepmad_hw.exporters.runtime_graph import RuntimeOperation
 from deepmad_hw.exporters.runtime_look import LookedAt, look
 from deepmad_hw.exporters.runtime_walk import LAYOUT, UNCOVERED, VIEW, held
-from deepmad_hw.layer import LayerSpec, Node
+from deepmad_hw.network.layer import LayerSpec, Node
 
 MAP = (1, 16, 8, 8)
 

@@ -7,9 +7,9 @@ import pytest
 
 from deepmad_hw import exporters
 from deepmad_hw.errors import ConfigError, StorageError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import target
 from deepmad_hw.exporters.onnx_graph import initial_weights
+from deepmad_hw.network.expand import expand
 
 
 def test_every_file_with_a_target_has_its_line():

@@ -5,13 +5,13 @@ import sys
 import numpy as np
 import pytest
 
-from deepmad_hw import families
 from deepmad_hw.errors import ConfigError, MissingExtraError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import torch_module
 from deepmad_hw.exporters.onnx_graph import initial_weights
 from deepmad_hw.exporters.torch_module import build, load_weights, write
-from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
+from deepmad_hw.network import families
+from deepmad_hw.network.expand import expand
+from deepmad_hw.network.layer import IMAGE, Graph, LayerSpec, Node
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 

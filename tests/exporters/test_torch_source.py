@@ -9,15 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from deepmad_hw import families, reference
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters.onnx_graph import export_model
 from deepmad_hw.exporters.torch_module import build, load_weights, write
 from deepmad_hw.exporters.torch_source import source_code
 from deepmad_hw.exporters.verify import random_images
 from deepmad_hw.exporters.weights import initial_weights
-from deepmad_hw.layer import IMAGE, Graph, LayerSpec, Node
+from deepmad_hw.network import families, reference
+from deepmad_hw.network.expand import expand
+from deepmad_hw.network.layer import IMAGE, Graph, LayerSpec, Node
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deepmad_hw import reference
 from deepmad_hw.errors import ConfigError, InputFileError, MissingExtraError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import verify
 from deepmad_hw.exporters.onnx_graph import export_model, initial_weights, save
 from deepmad_hw.exporters.verify import TORCH_ONNX_TOLERANCE, check_onnx, compare, verify_torch_onnx
+from deepmad_hw.network import reference
+from deepmad_hw.network.expand import expand
 
 
 def test_parity_by_hand():

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from deepmad_hw import costs, families, reference
 from deepmad_hw.errors import ConfigError, InputFileError, MissingExtraError, StorageError
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters import extras
 from deepmad_hw.exporters.weights import (
     ACTIVATION_POWER,
@@ -16,7 +14,9 @@ from deepmad_hw.exporters.weights import (
     read_weights,
     save_weights,
 )
-from deepmad_hw.layer import ACTIVATIONS, IMAGE, Graph, LayerSpec, Node
+from deepmad_hw.network import costs, families, reference
+from deepmad_hw.network.expand import expand
+from deepmad_hw.network.layer import ACTIVATIONS, IMAGE, Graph, LayerSpec, Node
 
 FORMULAS = {
     "none": lambda x: x,

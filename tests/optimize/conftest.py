@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from small_problems import MadeUpTable, all_designs, small_space
 
-from deepmad_hw import families
-from deepmad_hw.architecture import Head
-from deepmad_hw.problem import LatencyLimit, Limits, Problem
-from deepmad_hw.space import Space, StageSpace, geometric_grid
+from deepmad_hw.network import families
+from deepmad_hw.network.architecture import Head
+from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.problem.space import Space, StageSpace, geometric_grid
 
 DATA = Path(__file__).parents[1] / "data" / "problems.json"
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deepmad_hw import check, families
-from deepmad_hw.architecture import Head
-from deepmad_hw.latency import Curve, predict_ms
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.latency.model import Curve, predict_ms
+from deepmad_hw.network import families
+from deepmad_hw.network.architecture import Head
+from deepmad_hw.network.layer import LayerSpec
 from deepmad_hw.optimize import certified
 from deepmad_hw.optimize.coefficients import coefficients, sample_designs
 from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.problem import LatencyLimit, Limits, Problem
-from deepmad_hw.solution import Status
-from deepmad_hw.space import Space, StageSpace
+from deepmad_hw.problem import check
+from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.problem.solution import Status
+from deepmad_hw.problem.space import Space, StageSpace
 
 MOST_DESIGNS = 20_000
 LONG_S = 1e5  # no small problem takes so long, wherever and beside whatever it is solved
@@ -194,7 +195,7 @@ def infeasible_problem(index):
 
 
 def limit_names(problem):
-    """Return the names of a problem's limits as `deepmad_hw.solution.MinimumValue` has them."""
+    """Return the names of a problem's limits as `deepmad_hw.problem.solution.MinimumValue` has them."""
     return list(problem.limits.named())
 
 

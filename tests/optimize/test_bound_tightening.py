@@ -14,7 +14,7 @@ from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.milp import build, log_fan_in_ranges
 from deepmad_hw.optimize.solvers import HighsModel
-from deepmad_hw.problem import Limits, Problem
+from deepmad_hw.problem.problem import Limits, Problem
 
 FAMILIES = ["basic", "bottleneck", "mbconv", "mbconv_se"]
 TOLERANCE = 1e-6

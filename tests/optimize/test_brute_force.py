@@ -18,11 +18,12 @@ from small_problems import (
     table_faults,
 )
 
-from deepmad_hw import check, families
+from deepmad_hw.network import families
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.solution import Status
+from deepmad_hw.problem import check
+from deepmad_hw.problem.solution import Status
 
 # The n-th problem has family n % 4 and shape n // 4 % 8: in steps of 37 any twenty meet every family and every shape.
 PROBLEMS, STEP = 200, 37

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from small_problems import best_by_brute_force, exact, small_problem
 
-from deepmad_hw import check, families
+from deepmad_hw.network import families
 from deepmad_hw.optimize import certified
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.milp import build, log_fan_in_ranges
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.problem import Limits, Problem
-from deepmad_hw.solution import Status
+from deepmad_hw.problem import check
+from deepmad_hw.problem.problem import Limits, Problem
+from deepmad_hw.problem.solution import Status
 
 
 def test_paper_penalty_is_certified_too():

@@ -1,12 +1,13 @@
 import pytest
 
-from deepmad_hw import check, families
 from deepmad_hw.errors import ConfigError, InfeasibleError, NotCoveredError
-from deepmad_hw.latency import Curve
+from deepmad_hw.latency.model import Curve
+from deepmad_hw.network import families
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.quantities import limited
-from deepmad_hw.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.problem import check
+from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
 
 
 def _problem(space, *, tables=("made-up",), **limits):
@@ -116,8 +117,8 @@ def test_only_designs_with_uncovered_layers_leave_the_grid(space_of, some_design
 def _lacks_a_layer_at_some_depth(architecture, space, model):
     from dataclasses import replace
 
-    from deepmad_hw.expand import expand
-    from deepmad_hw.latency import uncovered
+    from deepmad_hw.latency.model import uncovered
+    from deepmad_hw.network.expand import expand
 
     deeper = [
         replace(stage, depth=max(choice.depth[1], 1))

@@ -7,13 +7,14 @@ import pyomo.environ as pyo
 import pytest
 from small_problems import small_problem
 
-from deepmad_hw import check, costs, entropy, families
+from deepmad_hw.network import costs, families
 from deepmad_hw.optimize import continuous, solvers
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.solve import solve
 from deepmad_hw.optimize.surrogate import fit_surrogate
-from deepmad_hw.problem import Limits, Problem
-from deepmad_hw.solution import Status
+from deepmad_hw.problem import check, entropy
+from deepmad_hw.problem.problem import Limits, Problem
+from deepmad_hw.problem.solution import Status
 
 
 def _solved(problem, models):

@@ -18,13 +18,13 @@ from small_problems import (
 )
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.latency import Curve, LatencyModel
+from deepmad_hw.latency.model import Curve, LatencyModel
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.problem import LatencyLimit, Limits
-from deepmad_hw.workflows.config import load_run
-from deepmad_hw.workflows.design import with_tables
+from deepmad_hw.problem.problem import LatencyLimit, Limits
+from deepmad_hw.workflows.design.design import with_tables
+from deepmad_hw.workflows.runfile.config import load_run
 
 few = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -5,17 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_problems import LONG_S, all_designs, small_problem
+from small_problems import LONG_S, all_designs, best_by_brute_force, small_problem
 
-from deepmad_hw import check, families
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.objective import Calibration, FeatureRange, Objective
+from deepmad_hw.network import families
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.problem import Limits, Problem
-from deepmad_hw.solution import Status
+from deepmad_hw.problem import check
+from deepmad_hw.problem.objective import Calibration, FeatureRange, Objective
+from deepmad_hw.problem.problem import Limits, Problem
+from deepmad_hw.problem.solution import Status
 
 PROBLEMS = 200
 SHAPES = ("plain", "head", "two stages", "stride one", "any order", "backbone")
@@ -55,7 +56,7 @@ def problem_with(index):
         objective = replace(objective, calibration=_seen(random, problem, models))
     problem = replace(problem, objective=objective)
     if index % 10 == 4:  # the best design is worth next to nothing
-        best = _best(problem, models)
+        best = best_by_brute_force(problem, models)
         if best is not None:
             problem = replace(problem, objective=replace(objective, constant=5e-4 - best))
     return problem, models
@@ -92,12 +93,8 @@ def _kept(problem, models):
             yield evaluation
 
 
-def _best(problem, models):
-    return max((evaluation.objective for evaluation in _kept(problem, models)), default=None)
-
-
 def _faults(problem, models):
-    best = _best(problem, models)
+    best = best_by_brute_force(problem, models)
     solution = solve(problem, models, gap=GAP, time_limit_s=LONG_S)
     if best is None:
         return [] if solution.status is Status.INFEASIBLE else [f"no design keeps all, the answer is {solution.status}"]

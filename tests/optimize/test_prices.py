@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from small_problems import MadeUpTable, limit_of, small_space, with_limit
 
-from deepmad_hw.latency import Curve
+from deepmad_hw.latency.model import Curve
 from deepmad_hw.optimize import continuous
 from deepmad_hw.optimize.coefficients import coefficients
-from deepmad_hw.problem import Limits, Problem
+from deepmad_hw.problem.problem import Limits, Problem
 
 UNITS = {"macs": 1e6, "params": 1e6, "memory": 2**20, "rho": 0.01, "latency": 1.0, "width_order": 0.01}
 STEP = 1e-3  # of a limit

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from deepmad_hw import cli
-from deepmad_hw.expand import expand
-from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
-from deepmad_hw.sampling import random_architecture
-from deepmad_hw.serde_table import write_table
-from deepmad_hw.table import CalibrationNetwork, LatencyTable
-from deepmad_hw.workflows.config import load_run
+from deepmad_hw.formats.serde_table import write_table
+from deepmad_hw.latency.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.latency.table import CalibrationNetwork, LatencyTable
+from deepmad_hw.network.expand import expand
+from deepmad_hw.problem.sampling import random_architecture
+from deepmad_hw.workflows.runfile.config import load_run
 from profilers.replay import layer_us
 
 RUN_FILE = """\

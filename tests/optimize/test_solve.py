@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from small_problems import small_problem
 
-from deepmad_hw import check, families
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.network import families
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.problem import LatencyLimit, Limits, Problem
-from deepmad_hw.solution import Status
+from deepmad_hw.problem import check
+from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.problem.solution import Status
 
 PUBLISHED = (
     "deepmad-r18",

@@ -13,7 +13,7 @@ from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize import solvers
 from deepmad_hw.optimize.certified import GAP_SHARE
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.solution import Status
+from deepmad_hw.problem.solution import Status
 
 OPTIONS = ("time_limit", "mip_rel_gap", "threads", "output_flag", "solve_relaxation")
 

@@ -18,17 +18,19 @@ from small_problems import (
     with_limit,
 )
 
-from deepmad_hw import check, cli, serde
+from deepmad_hw import cli
+from deepmad_hw.formats import serde
+from deepmad_hw.formats.serde import ProblemFile, TableReference
 from deepmad_hw.optimize import certified
 from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.local_search import Found
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.problem import Limits, Problem
-from deepmad_hw.serde import ProblemFile, TableReference
-from deepmad_hw.solution import Status
-from deepmad_hw.space import Space, StageSpace
+from deepmad_hw.problem import check
+from deepmad_hw.problem.problem import Limits, Problem
+from deepmad_hw.problem.solution import Status
+from deepmad_hw.problem.space import Space, StageSpace
 
 GAP = 0.005
 CLAIMS = {"none": math.inf, "no number": math.nan, "below": 0.5, "tight": 1.0, "close": 1.001, "far": 2.0}
@@ -139,7 +141,7 @@ def test_a_time_limit_takes_the_proof_and_not_the_truth(tries, tmp_path, monkeyp
         index, limit_s = number // len(TIME_LIMITS_S), TIME_LIMITS_S[number % len(TIME_LIMITS_S)]
         problem, models, best = question(index)
         monkeypatch.setattr(
-            "deepmad_hw.workflows.tables.load_model", lambda path, models=models, **_: models[path.stem]
+            "deepmad_hw.workflows.tables.tables.load_model", lambda path, models=models, **_: models[path.stem]
         )
         path = _written(tmp_path / str(index), problem)
         code = cli.main(["design", str(path), "--time-limit", f"{limit_s}s", "--out", str(path.parent)])

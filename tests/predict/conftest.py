@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
-from deepmad_hw.table import CalibrationNetwork, LatencyTable
+from deepmad_hw.latency.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.latency.table import CalibrationNetwork, LatencyTable
+from deepmad_hw.network.layer import LayerSpec
 
 ENVIRONMENT = Environment(
     device="paper",

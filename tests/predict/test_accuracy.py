@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from deepmad_hw import costs, entropy
-from deepmad_hw.architecture import Architecture, Head, Stage, Stem
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.objective import Objective
+from deepmad_hw.network import costs
+from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
 from deepmad_hw.predict import accuracy
 from deepmad_hw.predict.accuracy import (
     MIN_NETWORKS,
@@ -22,6 +21,8 @@ from deepmad_hw.predict.accuracy import (
     rank_correlation,
     resampled_correlations,
 )
+from deepmad_hw.problem import entropy
+from deepmad_hw.problem.objective import Objective
 
 STAGES = 4
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from deepmad_hw import costs
-from deepmad_hw.latency import Curve
-from deepmad_hw.layer import LayerSpec, OperationSpec
-from deepmad_hw.measurement import OperationMeasurement
+from deepmad_hw.latency.measurement import OperationMeasurement
+from deepmad_hw.latency.model import Curve
+from deepmad_hw.network import costs
+from deepmad_hw.network.layer import LayerSpec, OperationSpec
 from deepmad_hw.predict import composition
 from deepmad_hw.predict.composition import EXTRAPOLATED, LAW, MEASURED, MISSING, composed
 from deepmad_hw.predict.network import TableModel

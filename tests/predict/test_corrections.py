@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepmad_hw.latency import Curve
+from deepmad_hw.latency.model import Curve
 from deepmad_hw.predict import corrections
 from deepmad_hw.predict.corrections import Bend, Corrections, Observed
 

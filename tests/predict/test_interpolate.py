@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import LayerMeasurement
+from deepmad_hw.latency.measurement import LayerMeasurement
+from deepmad_hw.network.layer import LayerSpec
 from deepmad_hw.predict import interpolate
 from deepmad_hw.predict.interpolate import MIN_ROWS, REACH, Interpolator, kind_of
 
@@ -222,7 +222,8 @@ def test_a_batch_fills_more_tiles():
 def test_a_smooth_table_needs_no_scikit_learn():
     """It takes a second to import, which a command that only looks at a table should not spend."""
     program = (
-        "import sys; from deepmad_hw.layer import LayerSpec; from deepmad_hw.measurement import LayerMeasurement as M;"
+        "import sys; from deepmad_hw.network.layer import LayerSpec;"
+        "from deepmad_hw.latency.measurement import LayerMeasurement as M;"
         "from deepmad_hw.predict.interpolate import Interpolator as I;"
         "s = [LayerSpec(op='conv', in_channels=8 * i, out_channels=16, height=8, width=8) for i in range(1, 30)];"
         "I([M(spec=x, samples_us=(float(x.in_channels),)) for x in s]).predict_us(s);"

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepmad_hw import sampling
 from deepmad_hw.errors import NotCoveredError
-from deepmad_hw.expand import expand
-from deepmad_hw.latency import Curve, predict_ms, uncovered, upper_ms
-from deepmad_hw.layer import LayerSpec
-from deepmad_hw.measurement import LayerMeasurement
+from deepmad_hw.latency.measurement import LayerMeasurement
+from deepmad_hw.latency.model import Curve, predict_ms, uncovered, upper_ms
+from deepmad_hw.network.expand import expand
+from deepmad_hw.network.layer import LayerSpec
 from deepmad_hw.predict.network import EXACT_RELATIVE_ERROR, TableModel
-from deepmad_hw.space import Space, StageSpace
+from deepmad_hw.problem import sampling
+from deepmad_hw.problem.space import Space, StageSpace
 
 SPACE = Space(
     family="bottleneck",

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from deepmad_hw.errors import NotCoveredError
-from deepmad_hw.layer import KINDS, OperationSpec
-from deepmad_hw.measurement import Environment, OperationMeasurement
+from deepmad_hw.latency.measurement import Environment, OperationMeasurement
+from deepmad_hw.latency.table import LatencyTable
+from deepmad_hw.network.layer import KINDS, OperationSpec
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.predict.operations import CACHED_VALUES, MIN_MEASURED, REACH, SIMILAR, SLACK, OperationLaws
-from deepmad_hw.table import LatencyTable
 
 ENVIRONMENT = Environment(
     device="paper",

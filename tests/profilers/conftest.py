@@ -2,9 +2,9 @@
 
 import pytest
 
-from deepmad_hw.architecture import Architecture, Head, Stage, Stem
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.network.expand import expand
 from profilers.plan import read_plan
 
 FAMILIES = ("bottleneck", "basic", "mbconv", "mbconv_se")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from deepmad_hw.architecture import Architecture, Stage, Stem
-from deepmad_hw.expand import expand
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.network.architecture import Architecture, Stage, Stem
+from deepmad_hw.network.expand import expand
 
 QUICKER = 10  # so often a measurement may end before what was to strike it
 LAUNCHER = Path(__file__).with_name("faulty.py")

@@ -13,8 +13,8 @@ from deepmad_hw import cli
 from deepmad_hw.errors import TooNoisyError
 from deepmad_hw.exporters.operation_probes import operation_probes, operations
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
-from deepmad_hw.layer import LayerSpec, OperationSpec
-from deepmad_hw.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.latency.measurement import Environment, LayerMeasurement, NetworkMeasurement
+from deepmad_hw.network.layer import LayerSpec, OperationSpec
 from profilers import command
 
 
@@ -138,6 +138,7 @@ def test_the_device_side_needs_its_runtime_and_little_else(path):
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     foreign = {name for name in modules if name.split(".")[0] not in sys.stdlib_module_names | {"profilers"}}
-    shared = {f"deepmad_hw.{name}" for name in ("errors", "files", "layer", "measurement", "planfile")}
+    names = ("errors", "files.atomic", "files.planfile", "network.layer", "latency.measurement")
+    shared = {f"deepmad_hw.{name}" for name in names}
     packages = {name.split(".")[0] for name in foreign - shared}
     assert packages <= {"numpy", RUNTIMES.get(path.stem, "numpy")}

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from deepmad_hw.layer import IMAGE, LayerSpec, Node, OperationNode, OperationSpec
+from deepmad_hw.network.layer import IMAGE, LayerSpec, Node, OperationNode, OperationSpec
 from profilers import backend as backends
 from profilers.backend import Settings
 from profilers.onnxruntime_cpu import node_times, operation_times

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepmad_hw.layer import IMAGE, LayerSpec, Node
+from deepmad_hw.network.layer import IMAGE, LayerSpec, Node
 from profilers import backend as backends
 from profilers.backend import Settings
 from profilers.openvino_cpu import LAZY_RUNS, node_times, without_lazy_runs

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from deepmad_hw import reference
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.exporters.operation_probes import operation_probes, operations
 from deepmad_hw.exporters.probes import PLAN_FILE, PackedProbe, canary, write_plan
+from deepmad_hw.network import reference
 from profilers.plan import LAYERS, NETWORK, read_plan
 
 

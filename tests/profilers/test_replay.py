@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.layer import LayerSpec
+from deepmad_hw.network.layer import LayerSpec
 from profilers import replay
 from profilers.backend import Settings
 from profilers.plan import LAYERS

@@ -12,9 +12,9 @@ from itertools import chain, cycle, repeat
 import pytest
 
 from deepmad_hw.errors import DeviceLostError, ForeignTableError, TooNoisyError
+from deepmad_hw.latency.table import LatencyTable
 from deepmad_hw.predict.network import TableModel
-from deepmad_hw.table import LatencyTable
-from deepmad_hw.workflows.profile import MAX_NOISY_SHARE
+from deepmad_hw.workflows.profiling.profile import MAX_NOISY_SHARE
 from profilers import environment as sensors
 from profilers import run, samples
 from profilers.backend import Settings

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepmad_hw.layer import IMAGE, LayerSpec, Node, OperationNode, OperationSpec
+from deepmad_hw.network.layer import IMAGE, LayerSpec, Node, OperationNode, OperationSpec
 from profilers import samples
 from profilers.journal import Unit
 from profilers.plan import LAYERS, NETWORK, Plan, Probe

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from deepmad_hw.errors import InputFileError, MissingExtraError
-from deepmad_hw.layer import LayerSpec, Node
+from deepmad_hw.network.layer import LayerSpec, Node
 from profilers import gpu_sensors, tensorrt, tensorrt_cuda
 from profilers.backend import Settings
 from profilers.engine_manifest import Manifest, TensorInfo, key_path, manifest_path, read_engine, sealed

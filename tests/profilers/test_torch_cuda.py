@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepmad_hw import reference
 from deepmad_hw.errors import InputFileError, MissingExtraError
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.network import reference
 from profilers import cuda, samples
 from profilers.backend import NodeTimes, Settings, Watched
 from profilers.cuda import COPIES, LAUNCHES, MIN_RUN_US, LayersSession, WholeSession

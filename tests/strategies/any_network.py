@@ -4,8 +4,8 @@ import math
 
 from hypothesis import strategies as st
 
-from deepmad_hw import families
-from deepmad_hw.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.network import families
+from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
 
 KERNELS = (1, 3, 5, 7)
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from deepmad_hw import check, costs
-from deepmad_hw.architecture import Architecture, Stage, Stem
-from deepmad_hw.latency import Curve
-from deepmad_hw.problem import LatencyLimit, Limits, Problem
-from deepmad_hw.solution import Solution, Status
-from deepmad_hw.space import Space, StageSpace
+from deepmad_hw.latency.model import Curve
+from deepmad_hw.network import costs
+from deepmad_hw.network.architecture import Architecture, Stage, Stem
+from deepmad_hw.problem import check
+from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.problem.solution import Solution, Status
+from deepmad_hw.problem.space import Space, StageSpace
 
 
 class PerMac:

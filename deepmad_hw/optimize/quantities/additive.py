@@ -3,7 +3,7 @@
     value = curve(sum over layers) <= limit    <=>    sum over layers <= curve^-1(limit)
 
 with the sum by the formula at the head of `deepmad_hw.optimize.layer_tables`. The curve is that of a latency table
-(`deepmad_hw.latency.Curve`, increasing), and the identity of all others.
+(`deepmad_hw.latency.model.Curve`, increasing), and the identity of all others.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import pyomo.environ as pyo
 from numpy.typing import NDArray
 
-from deepmad_hw import costs
-from deepmad_hw.latency import Curve
+from deepmad_hw.latency.model import Curve
+from deepmad_hw.network import costs
 from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.encoding import encoded
 from deepmad_hw.optimize.layer_tables import Terms

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw import limits
 from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.linear import Cut, Milp, Sum
 from deepmad_hw.optimize.smooth import Nlp
 from deepmad_hw.optimize.walked import Walked
-from deepmad_hw.solution import Evaluation, MinimumValue
+from deepmad_hw.problem import limits
+from deepmad_hw.problem.solution import Evaluation, MinimumValue
 
 MOST_STEPS = 40  # of `lowered`
 PROOF_GAP = 1e-5  # relative, of the value that it ends with

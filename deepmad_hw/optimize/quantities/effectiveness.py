@@ -16,7 +16,6 @@ import numpy as np
 import pyomo.environ as pyo
 from numpy.typing import NDArray
 
-from deepmad_hw import check
 from deepmad_hw.optimize.coefficients import Coefficients, ScalePlace
 from deepmad_hw.optimize.encoding import encoded
 from deepmad_hw.optimize.linear import Milp, Sum
@@ -24,6 +23,7 @@ from deepmad_hw.optimize.quantities.additive import smallest_sum
 from deepmad_hw.optimize.quantities.base import Limited, Minimum, Relaxed, bisected, lowered
 from deepmad_hw.optimize.smooth import Nlp, PricedRow
 from deepmad_hw.optimize.walked import Walked
+from deepmad_hw.problem import check
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

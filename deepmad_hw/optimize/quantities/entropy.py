@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw import entropy
 from deepmad_hw.optimize.coefficients import Coefficients, ScalePlace
 from deepmad_hw.optimize.encoding import Designs
 from deepmad_hw.optimize.linear import Cut, Milp, Sum
 from deepmad_hw.optimize.smooth import Nlp
 from deepmad_hw.optimize.walked import Walked
+from deepmad_hw.problem import entropy
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -14,13 +14,14 @@ import numpy as np
 import pyomo.environ as pyo
 from numpy.typing import NDArray
 
-from deepmad_hw import costs, limits
+from deepmad_hw.network import costs
 from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.layer_tables import Terms
 from deepmad_hw.optimize.linear import Cut, Milp, Sum
 from deepmad_hw.optimize.quantities.additive import largest_sum, smallest_sum
 from deepmad_hw.optimize.smooth import Nlp
 from deepmad_hw.optimize.walked import Walked
+from deepmad_hw.problem import limits
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -4,7 +4,7 @@
 
 The peak is the largest row, so a limit on it is a limit on each row. Rows that count only where a stage has further
 blocks, or where a first block adds its input, are 0 elsewhere. Which tensors are alive where is read off
-`deepmad_hw.costs.live_tensors` on small stand-ins; only the sizes depend on the choices, each on one of them.
+`deepmad_hw.network.costs.live_tensors` on small stand-ins; only the sizes depend on the choices, each on one of them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pyomo.environ as pyo
 from numpy.typing import NDArray
 from pyomo.core.expr import LinearExpression
 
-from deepmad_hw import costs
-from deepmad_hw.architecture import Architecture, Stage, Stem
-from deepmad_hw.expand import blocks, expand
-from deepmad_hw.layer import IMAGE
+from deepmad_hw.network import costs
+from deepmad_hw.network.architecture import Architecture, Stage, Stem
+from deepmad_hw.network.expand import blocks, expand
+from deepmad_hw.network.layer import IMAGE
 from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.encoding import Designs
 from deepmad_hw.optimize.layer_tables import BOTTLENECK, IN, OUT

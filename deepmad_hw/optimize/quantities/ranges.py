@@ -15,8 +15,7 @@ import numpy as np
 import pyomo.environ as pyo
 from numpy.typing import NDArray
 
-from deepmad_hw import check, costs
-from deepmad_hw.objective import FeatureRange
+from deepmad_hw.network import costs
 from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.linear import ROW_SCALE, Milp, Sum
 from deepmad_hw.optimize.quantities.additive import largest_sum, smallest_sum
@@ -24,7 +23,9 @@ from deepmad_hw.optimize.quantities.base import Limited, Minimum, Relaxed
 from deepmad_hw.optimize.quantities.entropy import add_entropy, entropy_of
 from deepmad_hw.optimize.smooth import Nlp, PricedRow
 from deepmad_hw.optimize.walked import Walk, Walked
-from deepmad_hw.solution import MinimumValue
+from deepmad_hw.problem import check
+from deepmad_hw.problem.objective import FeatureRange
+from deepmad_hw.problem.solution import MinimumValue
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

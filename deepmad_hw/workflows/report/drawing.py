@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from deepmad_hw.architecture import Architecture
+from deepmad_hw.network.architecture import Architecture
 
 WIDTH, HEIGHT, BASE = 1060.0, 206.0, 128.0  # of the picture; the slabs are centred at half the base
 TALLEST, SHORTEST = 118.0, 12.0

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from deepmad_hw import limits, pareto, units
-from deepmad_hw.architecture import Architecture
+from deepmad_hw import pareto, units
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.problem import table_of
-from deepmad_hw.solution import LatencyValue, Price, Solution
-from deepmad_hw.workflows.results import Point, Reference, Results, Row
+from deepmad_hw.network.architecture import Architecture
+from deepmad_hw.problem import limits
+from deepmad_hw.problem.problem import table_of
+from deepmad_hw.problem.solution import LatencyValue, Price, Solution
+from deepmad_hw.workflows.results.results import Point, Reference, Results, Row
 
 # Training compute: one forward pass and a backward pass of twice its work, over ImageNet-1k's training images.
 PASSES_PER_STEP = 3

@@ -22,10 +22,10 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import BboxBase
 
-from deepmad_hw.files import write_atomically
+from deepmad_hw.files.atomic import write_atomically
 from deepmad_hw.workflows.report import facts
 from deepmad_hw.workflows.report.facts import Design
-from deepmad_hw.workflows.results import Results, Row
+from deepmad_hw.workflows.results.results import Results, Row
 
 # Colours of paper; `inline` swaps each for a variable that also knows the dark page. Series are Okabe and Ito's hues,
 # told apart by people who see colours differently, darkened until each has a contrast of 4.5 on white.

@@ -19,14 +19,14 @@ from markupsafe import Markup
 
 from deepmad_hw import __version__, units
 from deepmad_hw.errors import StorageError
-from deepmad_hw.files import write_atomically
-from deepmad_hw.solution import Price
+from deepmad_hw.files.atomic import write_atomically
+from deepmad_hw.problem.solution import Price
 from deepmad_hw.workflows.report import drawing, facts, figures
 from deepmad_hw.workflows.report.facts import Design
 from deepmad_hw.workflows.report.figures import Plot
 from deepmad_hw.workflows.report.inline import inline_svg
-from deepmad_hw.workflows.results import Reference, Results, TableHealth, told_penalty
-from deepmad_hw.workflows.results_folder import load_results
+from deepmad_hw.workflows.results.results import Reference, Results, TableHealth, told_penalty
+from deepmad_hw.workflows.results.results_folder import load_results
 
 NONE = "\u2013"
 NOTED_DRIFT = 0.05

@@ -8,7 +8,6 @@ import pyomo.environ as pyo
 import pytest
 from small_problems import small_space
 
-from deepmad_hw import entropy
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.encoding import encoded
 from deepmad_hw.optimize.linear import Sum
@@ -16,7 +15,8 @@ from deepmad_hw.optimize.milp import build, log_fan_in_ranges
 from deepmad_hw.optimize.quantities.depth_penalty import DepthPenalty, _norm
 from deepmad_hw.optimize.solvers import HighsModel
 from deepmad_hw.optimize.walked import Walk
-from deepmad_hw.problem import Limits, Problem
+from deepmad_hw.problem import entropy
+from deepmad_hw.problem.problem import Limits, Problem
 
 SAFETY = 1e-6  # of the solver
 

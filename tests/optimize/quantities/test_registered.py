@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from small_problems import LONG_S, all_designs, small_problem
 
-from deepmad_hw import check, costs, limits, units
+from deepmad_hw import units
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.expand import expand
-from deepmad_hw.limits import Quantity
+from deepmad_hw.network import costs
+from deepmad_hw.network.expand import expand
 from deepmad_hw.optimize import quantities
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.linear import Sum
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.problem import Limits
-from deepmad_hw.solution import Status
+from deepmad_hw.problem import check, limits
+from deepmad_hw.problem.limits import Quantity
+from deepmad_hw.problem.problem import Limits
+from deepmad_hw.problem.solution import Status
 
 CHANNELS = Quantity(
     name="channels",

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from deepmad_hw import check, families, limits
+from deepmad_hw.network import families
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.encoding import Designs
 from deepmad_hw.optimize.quantities import limited
 from deepmad_hw.optimize.quantities.memory import memory_rows, peak_bytes
-from deepmad_hw.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.problem import check, limits
+from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
 
 
 @pytest.mark.parametrize("family", families.names())

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 from small_problems import LONG_S, all_designs, small_problem, with_limit
 
-from deepmad_hw import check, costs
+from deepmad_hw.network import costs
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.quantities.stage_share import StageShare
 from deepmad_hw.optimize.solve import solve
-from deepmad_hw.problem import Limits
-from deepmad_hw.solution import Status
+from deepmad_hw.problem import check
+from deepmad_hw.problem.problem import Limits
+from deepmad_hw.problem.solution import Status
 
 
 def problem_with(share, *, seed=2, quantile=0.7):

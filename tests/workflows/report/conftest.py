@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deepmad_hw.solution import MinimumValue, Solution, Status
-from deepmad_hw.workflows.results import Point, Reference, Row, read_results
-from deepmad_hw.workflows.results_folder import load_results
+from deepmad_hw.problem.solution import MinimumValue, Solution, Status
+from deepmad_hw.workflows.results.results import Point, Reference, Row, read_results
+from deepmad_hw.workflows.results.results_folder import load_results
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepmad_hw.architecture import Architecture, Head, Stage, Stem
+from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
 from deepmad_hw.workflows.report.drawing import WIDTH, picture
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from deepmad_hw.errors import StorageError
-from deepmad_hw.solution import MinimumValue, Solution, Status
+from deepmad_hw.problem.solution import MinimumValue, Solution, Status
 from deepmad_hw.workflows.report.page import page, report
-from deepmad_hw.workflows.results import Point, Results
-from deepmad_hw.workflows.results_folder import described
+from deepmad_hw.workflows.results.results import Point, Results
+from deepmad_hw.workflows.results.results_folder import described
 
 LARGEST_PAGE_BYTES = 6_000_000
 

@@ -1,0 +1,1 @@
+"""How networks, problems, solutions and tables look in files. Layer 2."""

@@ -1,0 +1,1 @@
+"""Networks measured on this machine, beside what a table predicts. Layer 4."""

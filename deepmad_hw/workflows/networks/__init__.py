@@ -1,0 +1,1 @@
+"""Networks by whatever a person has of them. Layer 4."""

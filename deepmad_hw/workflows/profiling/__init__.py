@@ -1,0 +1,1 @@
+"""A machine timed layer by layer: the way to a latency table. Layer 4."""

@@ -1,0 +1,1 @@
+"""Results: the records, and the folders that they are kept in. Layer 4."""

@@ -1,0 +1,1 @@
+"""Latency tables: loaded, checked, joined, taken over from others, handed on. Layer 4."""
