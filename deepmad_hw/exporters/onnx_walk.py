@@ -427,6 +427,8 @@ class _Walker:
             return "has weights that are computed"
         if len(shape) != 2 or len(weight) != 2:  # batch and channels
             return f"multiplies a tensor of {len(shape)} dimensions"
+        if shape[0] != (self._view.batch or 1):  # of tokens, or pixels
+            return f"multiplies {shape[0]} rows, not one for each image"
         channels = {"in_channels": shape[1], "out_channels": out[1]}
         self._begin(op, "linear", {**channels, "height": 1, "width": 1}, weighted=True)
         self._layers[op.output].bias = len(op.inputs) > 2  # image, weight, bias

@@ -1,9 +1,11 @@
 """Adds up a network from a table: its layers, and what else it computes, each from the surest source. Layer 3.
 
     predicted = curve(sum of layers + sum of operations), every part with its share of it
-    interval  = +- sqrt((margin * layers)^2 + sum over kinds (margin_k * operations_k)^2 + (EXTRAPOLATED * rest)^2)
+    interval  = +- sqrt((margin * layers)^2 + sum over kinds (margin_k * parts_k)^2 + (EXTRAPOLATED * rest)^2)
 
-The parts are taken to err independently of each other, those of one kind together.
+The kinds are those of operations, and those of layers that lie between rows: the margin of whole networks comes from
+designs of the profiled spaces, most of whose layers have rows of their own. Kinds are taken to err independently of
+each other, parts of one kind together.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Part:
         time_ms: its share, NaN where nothing answers for it.
         source: `MEASURED` (rows), `LAW`, `EXTRAPOLATED` or `MISSING`.
         kind: parts of one kind err together.
-        margin: within ``time * (1 +- margin)`` it lies at the table's confidence.
+        margin: within ``time * (1 +- margin)`` it lies at the table's confidence; of a layer with rows, beside the
+            margin of whole networks.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Composition:
         for part in self.parts:
             if part.source == MEASURED:
                 errors[MEASURED] += self.margin * part.time_ms
+                errors[f"{part.kind} between rows"] += part.margin * part.time_ms
             elif part.source in (LAW, EXTRAPOLATED):
                 errors[EXTRAPOLATED if part.source == EXTRAPOLATED else part.kind] += part.margin * part.time_ms
         return math.sqrt(math.fsum(error**2 for error in errors.values()))
@@ -124,18 +128,35 @@ def _times(share: float, parts: tuple[Part, ...]) -> tuple[Part, ...]:
 def _layers(layers: Sequence[tuple[str, LayerSpec]], model: TableModel) -> list[Part]:
     specs = [spec for _, spec in layers]
     covered = model.covers(specs) if specs else np.zeros(0, dtype=np.bool_)
-    known_ms = iter(model.layers_ms([spec for spec, known in zip(specs, covered, strict=True) if known]).tolist())
+    covered &= np.array([not _has_own_law(spec, model) for spec in specs], dtype=np.bool_)
+    asked = [spec for spec, known in zip(specs, covered, strict=True) if known]
+    answers = iter(zip(model.layers_ms(asked).tolist(), model.margins_between_rows(asked), strict=True))
     return [
-        Part(name=name, time_ms=next(known_ms), source=MEASURED, kind=spec.op)
-        if known
-        else _from_others(name, spec, model)
+        _by_rows(name, spec, *next(answers)) if known else _from_others(name, spec, model)
         for (name, spec), known in zip(layers, covered, strict=True)
     ]
 
 
+def _by_rows(name: str, spec: LayerSpec, time_ms: float, margin: float) -> Part:
+    kind = f"depthwise {spec.op}" if spec.depthwise else spec.op
+    return Part(name=name, time_ms=time_ms, source=MEASURED, kind=kind, margin=margin)
+
+
+def _has_own_law(spec: LayerSpec, model: TableModel) -> bool:
+    """Return whether the law of its operation knows a layer better than rows of other layers do.
+
+    Grouped convolutions stand between dense and depthwise ones. In float32 their kernels work in blocks like those of
+    dense ones, in int8 each group is a product of matrices of its own.
+    """
+    if _value_type(model) != "int8" or spec.op != "conv" or spec.groups == 1 or spec.depthwise:
+        return False
+    law = costs.layer_operation(spec, value_type="int8")
+    return bool(model.operations.covers([law])[0] and not model.operations.extrapolates([law])[0])
+
+
 def _from_others(name: str, spec: LayerSpec, model: TableModel) -> Part:
     """Return a layer that no rows surround: from rows of nearly the same layer and laws, or by laws alone."""
-    for other, more in _nearly(spec, _value_type(model)):
+    for other, more in _nearly(spec, _value_type(model)) if not _has_own_law(spec, model) else ():
         if model.covers([other])[0] and model.operations.covers(more).all():
             extra = _operations([(name, operation) for operation in more], model)
             base_ms = float(model.layers_ms([other])[0])

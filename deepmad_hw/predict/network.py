@@ -149,6 +149,15 @@ class TableModel:
             for key in keys
         ]
 
+    def margins_between_rows(self, specs: Sequence[LayerSpec]) -> list[float]:
+        """Return for each layer how far rows around it may mislead, 0 for a layer that has a sure row of its own.
+
+        Args:
+            specs: n layers, all covered.
+        """
+        margins = zip(specs, self.layer_margins(specs), strict=True)
+        return [0.0 if self.table.key(spec) in self._sure else margin or 0.0 for spec, margin in margins]
+
     @cached_property
     def _margins_between_rows(self) -> dict[Sort | None, float | None]:
         """Return the margin of each sort of layers, and of all together (under None)."""

@@ -448,6 +448,18 @@ def test_a_free_batch_is_one_image():
     assert [node.spec.op for node in drawing.walk().nodes] == ["conv", "global_pool", "linear"]
 
 
+def test_a_product_of_many_rows_is_no_classifier_but_counts_every_row():
+    drawing = Drawing(1, 16, 8, 8)
+    drawing.op("Transpose", drawing.last, perm=[0, 2, 3, 1])
+    drawing.op("Reshape", drawing.last, drawing.weight(2, dtype=np.int64))
+    drawing.weights[-1] = numpy_helper.from_array(np.array([64, 16]), drawing.weights[-1].name)
+    drawing.op("Gemm", drawing.last, drawing.weight(16, 40), name="tokens")
+    found = drawing.walk()
+    assert not found.nodes
+    (product,) = [each.spec for each in found.operations if each.name == "tokens"]
+    assert (product.kind, product.macs, product.weight_values) == ("matmul", 64 * 16 * 40, 16 * 40)
+
+
 def test_half_precision_is_told():
     graph = reference.get("resnet18", resolution=(32, 32), classes=4)
     model = export_model(graph, initial_weights(graph))

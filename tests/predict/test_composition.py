@@ -159,9 +159,10 @@ def test_parts_of_one_kind_err_together_and_kinds_independently():
     part = composition.Part(name="a", time_ms=3.0, source=LAW, kind="concat", margin=0.1)
     other = replace(part, name="b", kind="split", margin=0.2)
     guess = replace(part, name="c", source=EXTRAPOLATED, time_ms=1.0, margin=0.5)
-    row = replace(part, name="d", source=MEASURED, time_ms=100.0)
-    found = composition.Composition(layers=(row, row), operations=(part, part, other, guess), margin=0.02)
-    assert found.half_width_ms == pytest.approx(math.sqrt(4.0**2 + 0.6**2 + 0.6**2 + 0.5**2))
+    row = replace(part, name="d", source=MEASURED, time_ms=100.0, kind="conv", margin=0.0)
+    between = replace(row, name="e", margin=0.03)
+    found = composition.Composition(layers=(row, between, between), operations=(part, part, other, guess), margin=0.02)
+    assert found.half_width_ms == pytest.approx(math.sqrt(6.0**2 + 6.0**2 + 0.6**2 + 0.6**2 + 0.5**2))
     assert replace(found, margin=None).half_width_ms is None
 
 
