@@ -34,7 +34,7 @@ lint: $(DEV_STAMP)  ## Check format, style, types and who imports whom.
 
 docs: $(DEV_STAMP)  ## Build the documents as a site into site/, without a network.
 	$(BIN)/typer deepmad_hw.cli.app utils docs --name deepmad-hw --title "Command line" --output docs/reference/cli.md
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 wheel: $(DEV_STAMP)  ## Build the wheel into dist/.
 	rm -rf dist

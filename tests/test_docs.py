@@ -28,6 +28,7 @@ MADE = {ROOT / "docs" / "reference" / "cli.md"}  # by `make docs`, from the prog
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_to_files_lead_somewhere(path):
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text())
+    links += re.findall(r"^\[[^\]]+\]: (?!https?://|#)([^#\s]+)", path.read_text(), flags=re.MULTILINE)
     assert [link for link in links if not (path.parent / link).exists() and path.parent / link not in MADE] == []
 
 
