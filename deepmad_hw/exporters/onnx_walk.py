@@ -406,6 +406,8 @@ class _Walker:
             return f"has a window of {'x'.join(map(str, kernel))} in steps of {'x'.join(map(str, strides))}"
         size, stride = kernel[0], strides[0]
         wanted = self._view.shape(op.output)[2:]
+        if len(wanted) != len(shape[2:]):
+            return f"makes {2 + len(wanted)} dimensions of {len(shape)}"
         height, width = (_pixels(pixels, out, size, stride) for pixels, out in zip(shape[2:], wanted, strict=True))
         if min(height, width) < 1:
             return f"pads {'x'.join(map(str, shape[2:]))} pixels more than tables do"

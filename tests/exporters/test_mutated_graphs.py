@@ -50,6 +50,15 @@ def test_what_is_mutated_was_valid(tmp_path, models, predicted):
         assert counts(model).not_counted == ()
 
 
+@pytest.mark.parametrize("number", [248])
+def test_mutants_that_once_were_a_fault_are_answered(tmp_path, models, predicted, number):
+    """In 248 the shape that a file claims for a convolution has two dimensions."""
+    data, _ = mutated_graphs.mutated(number, models)
+    (tmp_path / "model.onnx").write_bytes(data)
+    found = predicted(tmp_path / "model.onnx")
+    assert isinstance(found, list) or "\n" not in found
+
+
 @pytest.mark.slow
 @pytest.mark.promise("T13", 500)
 def test_a_mutated_graph_is_predicted_or_refused_in_one_line(tmp_path, models, predicted, tries):
