@@ -202,6 +202,20 @@ def format_gap(gap: float, unit: str) -> str:
     return f"{_digits(gap)} {unit}" if unit else format_percent(gap)
 
 
+def exact_gap(gap: float, unit: str) -> str:
+    """Return a gap so that it is read as the same one again.
+
+    Args:
+        gap: as `deepmad_hw.problem.solution.Solution.gap` has it.
+        unit: of the objective, empty for a formula.
+
+    Example:
+        >>> exact_gap(0.005, ""), exact_gap(0.123456, "accuracy points")
+        ('0.5%', '0.123456')
+    """
+    return f"{gap:.12g}" if unit else f"{100 * gap:.12g}%"
+
+
 def _parse(text: str, factors: Mapping[str, Decimal], *, where: str, example: str) -> Decimal:
     found = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:

@@ -172,7 +172,7 @@ def gap_text(value: float, problem: Problem) -> str:
         value: a share, or points where the objective is calibrated.
         problem: what is solved.
     """
-    return units.format_gap(value, problem.worth.unit).partition(" ")[0]
+    return units.exact_gap(value, problem.worth.unit)
 
 
 def confidence_share(text: str | None) -> float | None:

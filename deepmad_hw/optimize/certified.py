@@ -204,7 +204,7 @@ def _reduced(
 
 def _absolute_gap(milp: Milp, state: _State, gap: float) -> float | None:
     """Return the distance that the solver may leave; of DeepMAD's objective, whose gap is a share of it, None."""
-    if milp.tables.problem.objective is None:
+    if milp.tables.problem.objective is None or state.gap_scale == 0:  # of a formula nothing is known without a design
         return None
     return TANGENT_SHARE * gap * state.gap_scale
 

@@ -27,6 +27,7 @@ Ints = NDArray[np.int64]
 
 PROOF_GAP = 1e-5  # relative, of a smallest value
 FACTOR_GAP = 1e-4  # relative, of the smallest common factor
+ANY_FACTOR = 1e6  # at which limits keep nothing out
 
 
 class Infeasibility:
@@ -56,7 +57,8 @@ class Infeasibility:
             if answer is not None:
                 minimum, proved = answer
                 found.append(limit.minimum_value(minimum.value, proved=proved))
-        return tuple(found) or tuple(self._common_factor() for _ in self._scaled[:1])
+        common = None if found or not self._scaled else self._common_factor()
+        return tuple(found) if common is None else (common,)
 
     def build(self, leave_out: str) -> Milp | None:
         """Return the problem's model without a limit, None once there is no time left.
@@ -89,12 +91,15 @@ class Infeasibility:
         """
         return check.evaluate_for(self._tables.problem, self._tables.decode(design), self._models)
 
-    def _common_factor(self) -> MinimumValue:
+    def _common_factor(self) -> MinimumValue | None:
         """Return the smallest factor on all limits at once, by halving an interval that holds it.
 
         At one factor on all limits the model gives the design that keeps them best; it keeps them all, or none does.
+        None where no factor helps, because the ranges of a calibrated objective leave no design.
         """
-        _, design = smallest_sum(self._tables, self._tables.quantities["params"])
+        design = self._some_design()
+        if design is None:
+            return None
         low, high, proved = 1.0, self._largest_ratio(design), True
         while high > low * (1 + FACTOR_GAP):
             middle = math.sqrt(low * high)
@@ -109,6 +114,14 @@ class Infeasibility:
             else:
                 design, high = answer, min(high, reached)
         return MinimumValue(limit=ALL_LIMITS, value=self._largest_ratio(design), unit="times", proved=proved)
+
+    def _some_design(self) -> Ints | None:
+        """Return a design that keeps everything that no factor moves, None where none was found."""
+        if len(self._scaled) == len(self._limits):
+            return smallest_sum(self._tables, self._tables.quantities["params"])[1]
+        milp = self.build(ALL_LIMITS)
+        design = None if milp is None else self._least_share(milp, ANY_FACTOR)
+        return None if design is None or self._largest_ratio(design) <= 1 else design
 
     def _least_share(self, milp: Milp, factor: float) -> Ints | None:
         """Return the design that keeps all limits best, or breaks them least, once they are that many times as high."""

@@ -262,7 +262,11 @@ def _nothing_found(run: _Run) -> Solution:
     """Return that limits cannot be kept where one of them cannot even alone, else only that nothing was found."""
     smallest = [(limit, limit.smallest().value) for limit in limited(run.tables)]
     run.clock.lap("smallest values")
-    values = tuple(limit.minimum_value(value, proved=True) for limit, value in smallest)
+    values = tuple(
+        limit.minimum_value(value, proved=True)
+        for limit, value in smallest
+        if limit.is_broken(value) or limit.name in run.problem.limits.named()
+    )
     broken = [f"{limit.name} cannot go below {value:.6g}" for limit, value in smallest if limit.is_broken(value)]
     if broken:
         return run.answer(Status.INFEASIBLE, "; ".join(broken), minimum_values=values)

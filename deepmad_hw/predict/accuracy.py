@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 MIN_NETWORKS = 8  # of which a fold leaves six to fit to
+MOST_BLOCKS = 100  # of a stage; more would make numbers of the depth penalty that no fit takes
+LARGEST_ENTROPY = 1e9
 MIN_OF_A_GROUP = 3  # networks whose order says something
 FOLDS = 4
 REPEATS = 10
@@ -79,6 +81,9 @@ class Population:
             bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
             if bad.any():
                 raise ConfigError(f"no finite number for network {self.names[int(bad.argmax())]!r}", where=name)
+        whole = np.all((self.depths >= 1) & (self.depths <= MOST_BLOCKS) & (self.depths == np.round(self.depths)))
+        if not whole or np.any(self.entropies > LARGEST_ENTROPY):
+            raise ConfigError("expected whole depths from 1, and entropies of networks", where="depths")
         if not (np.all(self.params > 0) and np.all(self.macs > 0)):
             raise ConfigError("expected networks with parameters and MACs", where="params")
         if not np.all((self.accuracies >= 0) & (self.accuracies <= 100)):

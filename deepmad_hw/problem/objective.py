@@ -68,6 +68,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """Refuse a calibration whose parts do not fit together."""
+        if not self.unit:
+            raise ConfigError("expected the unit of the objective, such as accuracy points", where="unit")
         size = len(self.features)
         rows = [self.center, *self.precision]
         if len(self.precision) != size or any(len(row) != size for row in rows):

@@ -190,6 +190,7 @@ def test_a_population_that_cannot_be_used_is_one_line(population, change, said, 
         (lambda data: data["calibration"]["features"].__setitem__(0, "beauty"), "has a feature 'beauty'"),
         (lambda data: data["calibration"]["center"].__setitem__(0, math.inf), "too large a number"),
         (lambda data: data.update(scale_weights=[1.0]), "has 1 weights"),
+        (lambda data: data["calibration"].update(unit=""), "expected the unit of the objective"),
     ],
 )
 def test_an_objective_that_cannot_be_used_is_one_line_and_exit_code_3(objective, change, said, tmp_path, capsys):
@@ -221,3 +222,37 @@ def test_a_run_file_may_hold_weights_or_name_a_file(objective, tmp_path):
     assert load_run(file).problem.objective == serde.read_objective(objective)
     file.write_text(text + "objective: deepmad\n")
     assert load_run(file).problem.objective is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("{log_params: -1}", "objective.log_params: Input should be greater than or equal to 0"),
+        ("{scale_weights: [1, null]}", "objective.scale_weights.1: Input should be a valid number"),
+        ("{colour: 1}", "objective.colour: unknown key"),
+        ("{depth_penalty: {weight: -1}}", "objective.depth_penalty.weight"),
+        ("none.json", "no objective and no file is called 'none.json'"),
+        ("{file: a.json, log_params: 1}", "a file and weights beside it"),
+    ],
+)
+def test_a_mistake_in_a_run_files_objective_is_one_line_with_its_place(words, said, tmp_path, capsys):
+    from deepmad_hw.workflows.runfile.config import find
+
+    file = tmp_path / "run.yaml"
+    file.write_text(find("digits").read_text() + f"objective: {words}\n")
+    code, _, err = run(capsys, "design", file)
+    assert code == 2
+    assert said in err
+    assert err.startswith(f"error: {file}:")
+    assert err.count("\n") == 1
+
+
+def test_objectives_of_different_units_do_not_share_a_sweep(objective, tmp_path, capsys):
+    from deepmad_hw.workflows.runfile.config import find
+
+    text = find("digits").read_text()
+    for name, line in (("a", f"objective: {{file: {objective}}}"), ("b", "objective: deepmad")):
+        (tmp_path / f"{name}.yaml").write_text(text + line + "\n")
+    code, _, err = run(capsys, "sweep", tmp_path / "a.yaml", tmp_path / "b.yaml", "--out", tmp_path / "s")
+    assert code == 2
+    assert "objectives of different units in one sweep" in err

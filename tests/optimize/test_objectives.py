@@ -195,3 +195,35 @@ def test_weights_of_another_family_are_refused():
     calibration = replace(problem.objective.calibration, family="mbconv_se")
     with pytest.raises(ConfigError, match="was fitted to mbconv_se networks, not to basic"):
         replace(problem, objective=replace(problem.objective, calibration=calibration))
+
+
+def test_no_cut_of_the_penalty_rises_above_its_variable():
+    """With depths from 1 to 30 and a small weight, designs of very uneven depths may be the best ones."""
+    from deepmad_hw.optimize.encoding import encoded
+    from deepmad_hw.optimize.milp import build, log_fan_in_ranges
+    from deepmad_hw.optimize.quantities.depth_penalty import DepthPenalty
+
+    problem, models = small_problem("basic", "plain", 1)
+    stages = tuple(replace(stage, depth=(1, 30)) for stage in problem.space.stages)
+    space, objective = replace(problem.space, stages=stages), Objective(penalty="variance", penalty_weight=1e-6)
+    tables = coefficients(replace(problem, space=space, objective=objective), models)
+    milp = build(tables, ranges=log_fan_in_ranges(tables))
+    for depths in ((1, 30, 1), (1, 5, 1), (2, 3, 4)):
+        cut = DepthPenalty(tables).cut(milp, encoded(0, [(0, 0, depth) for depth in depths]))
+        if cut is not None:
+            slopes = -np.array(cut.sum.factors[1:])
+            highest = cut.low + np.maximum(slopes * 1.0, slopes * 30.0).sum()
+            assert highest <= milp.model.penalty.ub
+
+
+def test_no_factor_helps_where_only_the_ranges_leave_no_design():
+    problem, models = problem_with(1)
+    nowhere = (
+        FeatureRange(feature="params", least=1.0, most=2.0),
+        FeatureRange(feature="macs", least=1.0, most=2.0),
+    )
+    calibration = replace(problem.objective.calibration, ranges=nowhere)
+    asked = replace(problem, objective=replace(problem.objective, calibration=calibration))
+    solution = solve(asked, models, time_limit_s=LONG_S)
+    assert solution.status is Status.INFEASIBLE
+    assert "all limits" not in {each.limit for each in solution.minimum_values}

@@ -97,7 +97,10 @@ class DepthPenalty:
         return [milp.stages[i].depth for i in self.stages]
 
     def cut(self, milp: Milp, design: Ints) -> Cut | None:
-        """Return the tangent of Q at a design: ``Q >= Q(L_0) + grad Q(L_0) . (L - L_0)``."""
+        """Return the tangent of Q at a design: ``Q >= Q(L_0) + grad Q(L_0) . (L - L_0)``.
+
+        None where depths are equal, and where it rises above the variable's upper bound for some depths.
+        """
         depths = Designs(design).depths[list(self.stages)].astype(float)
         if len(depths) < 2 or depths.std() < EQUAL:
             return None
@@ -106,6 +109,10 @@ class DepthPenalty:
         gradient = value * slope * (depths - depths.mean()) / len(depths)
         row = Sum(variables=[milp.model.penalty, *self._depths(milp)], factors=[1.0, *(-gradient).tolist()])
         low = float(value - gradient @ depths)
+        ends = np.array([milp.tables.stages[i].depth for i in self.stages], dtype=float)
+        highest = low + float(np.maximum(gradient * ends[:, 0], gradient * ends[:, 1]).sum())
+        if highest > milp.model.penalty.ub:  # the variable could not follow: designs would be cut off
+            return None
         return Cut(key=("depth penalty", *depths.tolist()), sum=row, low=low)
 
     def of_nlp(self, nlp: Nlp) -> Any:

@@ -100,10 +100,13 @@ def _from_folder(folder: Path) -> Population:
         raise InputFileError(f"holds no {ACCURACIES_FILE}", where=str(folder))
     networks = []
     for line, row in _rows(file, known=lambda column: column in ("design", "accuracy"), needed=("design", "accuracy")):
-        design = (folder / row["design"]).resolve()
+        try:
+            design = (folder / row["design"]).resolve()
+            design = design / DESIGN_FILE if design.is_dir() else design
+        except (OSError, ValueError) as error:
+            raise InputFileError(f"{row['design'][:60]!r} is not a path", where=f"{file}:{line}") from error
         if not design.is_relative_to(folder.resolve()):
             raise InputFileError(f"{row['design']!r} lies outside the folder", where=f"{file}:{line}")
-        design = design / DESIGN_FILE if design.is_dir() else design
         network = architecture_from_json(require_architecture(design), where=str(design))
         networks.append((row["design"], network, _number(row["accuracy"], "accuracy", f"{file}:{line}")))
     try:

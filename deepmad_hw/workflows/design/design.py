@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from deepmad_hw import units
 from deepmad_hw.errors import ConfigError, InputFileError, StorageError
 from deepmad_hw.files.jsonfile import write_json
 from deepmad_hw.formats import serde
@@ -160,12 +161,14 @@ def best_design(
 
 
 def _worth(solution: Solution) -> tuple[bool, float]:
-    return solution.status is not Status.INFEASIBLE, solution.objective or 0.0
+    """Return what answers are compared by: a design at all, then its objective, which may be negative."""
+    answered = solution.status not in (Status.INFEASIBLE, Status.FAILED)
+    return answered, -math.inf if solution.objective is None else solution.objective
 
 
 def _told(question: Question, solution: Solution) -> str:
     height, width = question.problem.space.resolution
-    worth = "none" if solution.objective is None else f"{solution.objective:,.1f}"
+    worth = "none" if solution.objective is None else units.format_objective(solution.objective)
     return f"{height}x{width} {solution.status.value} {worth}"
 
 

@@ -184,8 +184,7 @@ def _commands(folder: Path, solution: Solution, problem: ProblemFile | None) -> 
         return (verify,)
     words = ["deepmad-hw", "design", str(folder / PROBLEM_FILE), "--method", solution.method]
     if solution.gap_tolerance is not None:
-        text = units.format_gap(solution.gap_tolerance, problem.problem.worth.unit)
-        words += ["--gap", text.partition(" ")[0]]
+        words += ["--gap", units.exact_gap(solution.gap_tolerance, problem.problem.worth.unit)]
     return (shlex.join([*words, "--seed", str(solution.seed), "--out", str(folder)]), verify)
 
 

@@ -332,13 +332,18 @@ class _Objective(_Section):
     depth_weights: list[float] = []
 
 
+def _named_objective(item: Any) -> Any:
+    """Let a name stand for ``{file: ...}``."""
+    return {"file": item} if isinstance(item, str) else item
+
+
 class _Config(_Section):
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     space: _Space
     grid: Annotated[_Grid, BeforeValidator(_grid_form)] = _Grid()
     limits: Annotated[Any, GetPydanticSchema(lambda _, handler: handler(_Limits))] = Field(default_factory=_Limits)
     penalty: str | None = None
-    objective: str | _Objective = "deepmad"
+    objective: Annotated[_Objective, BeforeValidator(_named_objective)] = _Objective()
     sweep: Annotated[Any, GetPydanticSchema(lambda _, handler: handler(_Sweep))] = Field(default_factory=_Sweep)
 
 
@@ -367,19 +372,18 @@ def _run(config: _Config, document: Document) -> Run:
         objective = _objective(config.objective, document.path.parent)
     problem = Problem(name=config.name or document.path.stem, space=space, limits=kept, penalty=config.penalty or "std")
     if objective is not None:
-        file = config.objective if isinstance(config.objective, str) else config.objective.file
         with document.at("objective"):
-            problem = _maximising(problem, objective, file=file)
+            problem = _maximising(problem, objective, file=config.objective.file)
     ranges = config.sweep.model_dump(exclude_none=True, exclude_defaults=True)
     if config.sweep.latency:
         ranges["latency"] = {str(document.path.parent / path): text for path, text in config.sweep.latency.items()}
     return Run(problem=problem, latency=tuple(_requests(config.limits.latency, document)), sweep=ranges)
 
 
-def _objective(asked: str | _Objective, folder: Path) -> Objective | None:
+def _objective(asked: _Objective, folder: Path) -> Objective | None:
     """Return what is maximised, None for DeepMAD's objective: a name, a file, or weights."""
-    if isinstance(asked, str):
-        return load_objective(asked, folder=folder)
+    if asked == _Objective():
+        return None
     if asked.file is not None:
         if asked != _Objective(file=asked.file):
             raise ConfigError("a file and weights beside it", where="file", hint="give one of them")

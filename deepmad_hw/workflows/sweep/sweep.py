@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from deepmad_hw import __version__
+from deepmad_hw import __version__, units
 from deepmad_hw.errors import DeepmadError, InputFileError, SolverError, StorageError
 from deepmad_hw.files.jsonfile import parse_json, plain
 from deepmad_hw.formats import serde
@@ -389,11 +389,14 @@ def sharing_notes(plan: Plan, solutions: Mapping[str, Solution]) -> tuple[str, .
     for line in plan.lines:
         for table in (limit.table for limit in line[0].question.problem.limits.latency):
             for shared, own in zip(line, lines.get(own_group(table, line[0].group), ()), strict=False):
-                together, alone = solutions[shared.name].objective, solutions[own.name].objective
-                if together is None or alone is None:
+                together, alone = solutions[shared.name].evaluation, solutions[own.name].evaluation
+                if together is None or alone is None or alone.gap_scale == 0:
                     continue
+                loss = (alone.objective - together.objective) / alone.gap_scale
+                cost = units.format_gap(loss, alone.unit) if alone.unit else f"{loss:.1%}"
                 notes.append(
-                    f"{shared.name}: one design for all devices costs {table} {(alone - together) / alone:.1%} "
-                    f"of its own design's objective ({together:,.1f} instead of {alone:,.1f})"
+                    f"{shared.name}: one design for all devices costs {table} {cost} of its own design's objective "
+                    f"({units.format_objective(together.objective)} instead of "
+                    f"{units.format_objective(alone.objective)})"
                 )
     return tuple(notes)

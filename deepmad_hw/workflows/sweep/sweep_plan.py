@@ -62,6 +62,10 @@ class Plan:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError("two points of one name", where=name)
+        if len({asked.question.problem.worth.unit for asked in self.points}) > 1:
+            raise ConfigError(
+                "objectives of different units in one sweep", where="objective", hint="sweep them one after the other"
+            )
         for line in self.lines:
             for smaller, larger in pairwise(line):
                 _require_growth(smaller, larger)
