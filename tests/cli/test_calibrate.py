@@ -228,7 +228,7 @@ def test_a_run_file_may_hold_weights_or_name_a_file(objective, tmp_path):
     ("words", "said"),
     [
         ("{log_params: -1}", "objective.log_params: Input should be greater than or equal to 0"),
-        ("{scale_weights: [1, null]}", "objective.scale_weights.1: Input should be a valid number"),
+        ("{scale_weights: [1, null]}", "objective.scale_weights[1]: Input should be a valid number"),
         ("{colour: 1}", "objective.colour: unknown key"),
         ("{depth_penalty: {weight: -1}}", "objective.depth_penalty.weight"),
         ("none.json", "no objective and no file is called 'none.json'"),
