@@ -252,7 +252,7 @@ def test_objectives_of_different_units_do_not_share_a_sweep(objective, tmp_path,
 
     text = find("digits").read_text()
     for name, line in (("a", f"objective: {{file: {objective}}}"), ("b", "objective: deepmad")):
-        (tmp_path / f"{name}.yaml").write_text(text + line + "\n")
+        (tmp_path / f"{name}.yaml").write_text(text.replace("name: digits", f"name: {name}") + line + "\n")
     code, _, err = run(capsys, "sweep", tmp_path / "a.yaml", tmp_path / "b.yaml", "--out", tmp_path / "s")
     assert code == 2
     assert "objectives of different units in one sweep" in err
