@@ -21,6 +21,7 @@ VERBS = {
     "design": "deepmad_hw.cli.design:design",
     "sweep": "deepmad_hw.cli.sweep:sweep",
     "calibrate": "deepmad_hw.cli.calibrate:calibrate",
+    "trial": "deepmad_hw.cli.trial:trial",
     "export": "deepmad_hw.cli.export:export",
     "bench": "deepmad_hw.cli.bench:bench",
     "verify": "deepmad_hw.cli.verify:verify",

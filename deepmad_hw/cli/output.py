@@ -70,11 +70,12 @@ def table(
 
 
 class Steps:
-    """A running count of work done, shown while it runs."""
+    """A running count of work done, shown while it runs; `drawn` says whether there is a bar."""
 
     def __init__(self, progress: Any, task: Any) -> None:
         self._progress = progress
         self._task = task
+        self.drawn = progress is not None
 
     def advance(self, *, done: float, total: float | None = None, text: str | None = None) -> None:
         """Show how far the work is.

@@ -53,7 +53,7 @@ def build(graph: Graph, *, drop_path: float = 0.0, dropout: float = 0.0) -> nn.M
     rates = _drop_path_rates(graph, drop_path)
     placed = []
     for node in graph:
-        kind, positional, named = _call(node)
+        kind, positional, named = layer_call(node)
         if node.name in rates:
             named["drop_path"] = rates[node.name]
         if kind == "Linear" and node.name in graph.outputs:
@@ -129,11 +129,18 @@ TARGET = Target(name="torch", suffix=".py", extra=EXTRA, write=write)
 
 def _layers() -> ModuleType:
     extras.load("torch", extra=EXTRA)  # so that what is missing is called by its own name
-    return extras.load("deepmad_hw.exporters.torch_layers", extra=EXTRA)
+    return extras.load("deepmad_hw.training.layers", extra=EXTRA)
 
 
-def _call(node: Node) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-    """Return the class of `torch_layers` that a node becomes, and its arguments without the defaults."""
+def layer_call(node: Node) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """Return the class of `deepmad_hw.training.layers` that a node becomes, and its arguments without the defaults.
+
+    Args:
+        node: the layer.
+
+    Raises:
+        ConfigError: it has no PyTorch form here.
+    """
     spec = node.spec
     if spec.residual and spec.op != "conv":
         raise ConfigError(f"a residual on {spec.op} has no PyTorch form here", where=node.name)

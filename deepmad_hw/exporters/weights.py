@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,35 +74,56 @@ def initial_weights(graph: Graph, *, seed: int = 0) -> Weights:
 
     Source: He et al., ICCV 2015 (arXiv 1502.01852); branch scaling as in Fixup, Zhang et al., ICLR 2019.
     """
+    weights: Weights = {}
+    scales = initial_scales(graph)
+    for node in graph:
+        # What is not drawn (biases, running means) starts at zero.
+        values = {key: np.zeros(shape, dtype=np.float32) for key, shape in parameter_shapes(node).items()}
+        if values:
+            random = np.random.default_rng([seed, zlib.crc32(node.name.encode())])
+            weight, scale = f"{node.name}.weight", scales[node.name]
+            drawn = random.standard_normal(values[weight].shape, dtype=np.float32)
+            values[weight] = drawn * np.float32(scale.deviation)
+            if node.norm:
+                values[f"{node.name}.norm.weight"] += np.float32(scale.gain)
+                values[f"{node.name}.norm.running_var"] += 1
+        weights.update(values)
+    return weights
+
+
+@dataclass(frozen=True, slots=True)
+class InitialScale:
+    """How large one layer's first values are.
+
+    Args:
+        deviation: standard deviation of its weights, which are drawn normally.
+        gain: factor of its batch norm.
+    """
+
+    deviation: float
+    gain: float
+
+
+def initial_scales(graph: Graph) -> dict[str, InitialScale]:
+    """Return the size of the first values of every layer with weights, by its name; see `initial_weights`.
+
+    Args:
+        graph: the network.
+    """
     branches = sum(node.spec.residual for node in graph)
     branch_gain = 1 / math.sqrt(branches) if branches else 1.0
     power = {IMAGE: 1.0}
     activated = {IMAGE: False}
-    weights: Weights = {}
+    scales: dict[str, InitialScale] = {}
     for node in graph:
         gain = branch_gain if node.spec.residual else 1.0
-        weights.update(_initial_node_weights(node, seed=seed, gain=gain, power_in=power[node.inputs[0]]))
+        if parameter_shapes(node):
+            fan_in = node.spec.group_width * node.spec.kernel * node.spec.kernel
+            deviation = (1.0 if node.norm else gain) / math.sqrt(fan_in * power[node.inputs[0]])
+            scales[node.name] = InitialScale(deviation=deviation, gain=gain)
         power[node.name] = _output_power(node, gain=gain, power=power, activated=activated)
         activated[node.name] = node.spec.activation != "none"
-    return weights
-
-
-def _initial_node_weights(node: Node, *, seed: int, gain: float, power_in: float) -> Weights:
-    spec, name = node.spec, node.name
-    shapes = parameter_shapes(node)
-    if not shapes:
-        return {}
-    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    fan_in = spec.group_width * spec.kernel * spec.kernel
-    deviation = (1.0 if node.norm else gain) / math.sqrt(fan_in * power_in)
-    # What is not drawn below (biases, running means) starts at zero.
-    weights = {key: np.zeros(shape, dtype=np.float32) for key, shape in shapes.items()}
-    drawn = random.standard_normal(shapes[f"{name}.weight"], dtype=np.float32)
-    weights[f"{name}.weight"] = drawn * np.float32(deviation)
-    if node.norm:
-        weights[f"{name}.norm.weight"] += np.float32(gain)
-        weights[f"{name}.norm.running_var"] += 1
-    return weights
+    return scales
 
 
 def _output_power(node: Node, *, gain: float, power: Mapping[str, float], activated: Mapping[str, bool]) -> float:

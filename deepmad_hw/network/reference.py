@@ -51,13 +51,94 @@ def get(name: str, *, resolution: tuple[int, int] = (224, 224), classes: int = 1
     )
 
 
+SCALABLE = ("resnet18", "mobilenet_v2")
+
+
+def scaled(
+    name: str,
+    *,
+    width: float,
+    depth: float = 1.0,
+    resolution: tuple[int, int],
+    in_channels: int = IMAGE_CHANNELS,
+    classes: int,
+    total_stride: int = TOTAL_STRIDE,
+) -> Graph:
+    """Return a well-known network with other widths and depths, also for small images.
+
+    Widths are rounded to multiples of 8, numbers of blocks to whole ones from 1. For a smaller total stride the first
+    strides become 1, as is usual for CIFAR: max pooling is left out, and a stem without its stride has kernel 3.
+
+    Args:
+        name: one of `SCALABLE`.
+        width: factor of all channels.
+        depth: factor of the number of blocks of each stage.
+        resolution: (height, width) in pixels, each a multiple of `total_stride`.
+        in_channels: channels of the image.
+        classes: width of the classifier, at least 1.
+        total_stride: product of all strides, a power of 2 up to 32.
+
+    Raises:
+        ConfigError: there is no such network, resolution or number of classes.
+
+    Example:
+        >>> graph = scaled("resnet18", width=0.25, resolution=(32, 32), classes=10, total_stride=8)
+        >>> graph.nodes[0].spec.out_channels, graph.nodes[-1].spec.in_channels
+        (16, 128)
+    """
+    require_known(name, SCALABLE, what="scalable network", where="reference")
+    require_resolution(resolution, total_stride)
+    undone = (TOTAL_STRIDE // total_stride).bit_length() - 1
+    if total_stride << undone != TOTAL_STRIDE:
+        raise ConfigError(f"expected a power of 2 up to {TOTAL_STRIDE}, got {total_stride}", where="total_stride")
+    net = _Net(resolution, in_channels=in_channels, strides_undone=undone)
+    if name == "resnet18":
+        widths = tuple(_on_grid(width * each) for each in _RESNET_WIDTHS)
+        depths = (_blocks(depth * 2),) * len(widths)
+        _resnet(_basic_block, *depths, widths=widths)(net)
+    else:
+        rows = [
+            (ratio, kernel, _on_grid(width * out), _blocks(depth * number), stride)
+            for ratio, kernel, out, number, stride in _MOBILENET_V2
+        ]
+        stem, head = _on_grid(32 * width), _on_grid(1280 * width)
+        _mobile(_uniform(rows, stem=stem, activation="relu6"), stem=stem, head=head, activation="relu6")(net)
+    net.linear("classifier", out=classes)
+    return Graph(
+        name=f"{name}_width{width:.4g}_depth{depth:.4g}",
+        in_channels=in_channels,
+        height=resolution[0],
+        width=resolution[1],
+        nodes=tuple(net.nodes),
+        outputs=(net.last,),
+    )
+
+
+def _on_grid(width: float) -> int:
+    return max(8, 8 * round(width / 8))
+
+
+def _blocks(number: float) -> int:
+    return max(1, round(number))
+
+
 class _Net:
     """Nodes while they are written down; every layer reads the one before unless told otherwise."""
 
-    def __init__(self, resolution: tuple[int, int]) -> None:
+    def __init__(
+        self, resolution: tuple[int, int], *, in_channels: int = IMAGE_CHANNELS, strides_undone: int = 0
+    ) -> None:
         self.nodes: list[Node] = []
         self.last = IMAGE
-        self._shapes = {IMAGE: (IMAGE_CHANNELS, *resolution)}
+        self._shapes = {IMAGE: (in_channels, *resolution)}
+        self._strides_undone = strides_undone
+
+    def stride(self, stride: int) -> int:
+        """Return the stride that a stem or stage has here: 1 while strides are left to be undone."""
+        if stride == 2 and self._strides_undone:
+            self._strides_undone -= 1
+            return 1
+        return stride
 
     @property
     def channels(self) -> int:
@@ -160,14 +241,16 @@ def _bottleneck_block(net: _Net, prefix: str, *, width: int, stride: int) -> Non
     net.conv(f"{prefix}.conv3", out=out, activation="relu", residual=skip)
 
 
-def _resnet(block: Callable[..., None], *depths: int) -> Callable[[_Net], None]:
+def _resnet(block: Callable[..., None], *depths: int, widths: Sequence[int] = _RESNET_WIDTHS) -> Callable[[_Net], None]:
     def build(net: _Net) -> None:
-        net.conv("stem", out=64, kernel=7, stride=2, activation="relu")
-        net.pool("maxpool", op="max_pool", kernel=3, stride=2)
-        for stage, (width, depth) in enumerate(zip(_RESNET_WIDTHS, depths, strict=True), start=1):
+        stride = net.stride(2)
+        net.conv("stem", out=widths[0], kernel=7 if stride == 2 else 3, stride=stride, activation="relu")
+        if net.stride(2) == 2:
+            net.pool("maxpool", op="max_pool", kernel=3, stride=2)
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
+            first = net.stride(2) if stage > 1 else 1
             for index in range(1, depth + 1):
-                stride = 2 if stage > 1 and index == 1 else 1
-                block(net, f"stage{stage}.block{index}", width=width, stride=stride)
+                block(net, f"stage{stage}.block{index}", width=width, stride=first if index == 1 else 1)
         net.pool("pool")
 
     return build
@@ -219,10 +302,11 @@ def _mobile(
     stages: Sequence[_Inverted], *, stem: int, head: int, activation: str, hidden: int | None = None
 ) -> Callable[[_Net], None]:
     def build(net: _Net) -> None:
-        net.conv("stem", out=stem, kernel=3, stride=2, activation=activation)
+        net.conv("stem", out=stem, kernel=3, stride=net.stride(2), activation=activation)
         for number, stage in enumerate(stages, start=1):
+            first = net.stride(stage.stride)
             for index, inner in enumerate(stage.inner, start=1):
-                stride = stage.stride if index == 1 else 1
+                stride = first if index == 1 else 1
                 _inverted_block(net, f"stage{number}.block{index}", stage, inner=inner, stride=stride)
         net.conv("head", out=head, activation=activation)
         net.pool("pool")

@@ -46,7 +46,7 @@ def test_drop_path_grows_along_the_residual_branches(small):
 
 
 def test_a_dropped_branch_leaves_the_mean_and_some_images_out():
-    from deepmad_hw.exporters.torch_layers import DropPath
+    from deepmad_hw.training.layers import DropPath
 
     torch.manual_seed(0)
     branch = torch.ones(4000, 1, 1, 1)
@@ -118,7 +118,7 @@ def test_what_has_no_torch_form_is_refused(op, residual, match):
 
 def test_importing_the_file_needs_no_torch_and_using_it_names_the_extra(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "deepmad_hw.exporters.torch_layers", raising=False)
+    monkeypatch.delitem(sys.modules, "deepmad_hw.training.layers", raising=False)
     with pytest.raises(MissingExtraError) as caught:
         torch_module.build(expand(small("basic")))
     assert str(caught.value) == 'torch is not installed; run: pip install "deepmad-hw[torch]"'

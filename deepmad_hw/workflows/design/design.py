@@ -288,11 +288,7 @@ def save_design(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"the folder cannot be made: {error.strerror}", where=str(folder)) from error
-    references = tuple(
-        replace(_reference(name, path, folder, confidence), allow_uncovered=allow_uncovered)
-        for name, path in sorted((tables or {}).items())
-    )
-    file = ProblemFile(problem=problem, tables=references)
+    file = problem_file(folder, problem, tables=tables or {}, confidence=confidence, allow_uncovered=allow_uncovered)
     # The design last: where it stands, the problem it answers and its certificate stand too.
     serde.write_problem(folder / PROBLEM_FILE, file)
     if solution.status is Status.CERTIFIED:
@@ -300,6 +296,28 @@ def save_design(
     else:
         (folder / CERTIFICATE_FILE).unlink(missing_ok=True)
     serde.write_solution(folder / DESIGN_FILE, solution, space=problem.space)
+
+
+def problem_file(
+    folder: Path, problem: Problem, *, tables: Mapping[str, Path], confidence: float, allow_uncovered: bool
+) -> ProblemFile:
+    """Return a problem as it is stored in a folder, its tables named by path and sha256.
+
+    Args:
+        folder: that the paths start from.
+        problem: the question, with every default written out.
+        tables: file of each latency table, by table name.
+        confidence: of their upper values.
+        allow_uncovered: whether operations that they have no row of count as nothing.
+
+    Raises:
+        InputFileError: a table is gone.
+    """
+    references = tuple(
+        replace(_reference(name, path, folder, confidence), allow_uncovered=allow_uncovered)
+        for name, path in sorted(tables.items())
+    )
+    return ProblemFile(problem=problem, tables=references)
 
 
 def _reference(name: str, path: Path, folder: Path, confidence: float) -> TableReference:

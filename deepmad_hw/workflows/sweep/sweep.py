@@ -29,12 +29,12 @@ from deepmad_hw.network.architecture import Architecture
 from deepmad_hw.problem import check
 from deepmad_hw.problem.problem import Problem
 from deepmad_hw.problem.solution import Solution, Status
+from deepmad_hw.workflows import executors
 from deepmad_hw.workflows.design.design import Question, design, load_table, save_design
 from deepmad_hw.workflows.design.settings import Settings
 from deepmad_hw.workflows.results.folders import DESIGN_FILE
 from deepmad_hw.workflows.results.results import Point, Results, TableHealth, write_results
 from deepmad_hw.workflows.results.results_folder import table_health
-from deepmad_hw.workflows.sweep import executors
 from deepmad_hw.workflows.sweep.sweep_plan import Asked, Plan, own_group, table_paths
 
 if TYPE_CHECKING:

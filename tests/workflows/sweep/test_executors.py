@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from deepmad_hw.workflows.sweep.executors import workers
+from deepmad_hw.workflows.executors import workers
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The layers of a network in training form as PyTorch modules. Layer 3, torch only."""
+"""The layers of a network in training form as PyTorch modules. Layer 2, torch only."""
 
 from __future__ import annotations
 

@@ -1,0 +1,223 @@
+"""Runs the jobs of a training plan: in local processes or on a Dask cluster, into the journal. Layer 4."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import Any
+
+from deepmad_hw.errors import DeviceLostError, MissingExtraError
+from deepmad_hw.training import jobs
+from deepmad_hw.training.jobs import Job, child_lines
+from deepmad_hw.workflows.executors import workers as executors
+from deepmad_hw.workflows.trial.journal import EpochResult, FailedJob, Journal
+from deepmad_hw.workflows.trial.records import Trial
+
+LONGEST_TIMING_S = 600.0
+
+OnResult = Callable[[EpochResult | FailedJob], None]
+
+
+def unfinished(work: Sequence[Job], journal: Journal) -> list[Job]:
+    """Return the jobs that have neither ended nor failed, in their order.
+
+    Args:
+        work: all jobs.
+        journal: what is known of them.
+    """
+    reached: dict[str, int] = {}
+    for result in journal.results():
+        reached[result.job] = max(result.epoch, reached.get(result.job, 0))
+    failed = journal.failures()
+    return [job for job in work if job.name not in failed and reached.get(job.name, 0) < job.epochs]
+
+
+def train(
+    folder: Path,
+    work: Sequence[Job],
+    journal: Journal,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    workers: int = 1,
+    dask: str | None = None,
+    on_result: OnResult = lambda result: None,
+) -> None:
+    """Train what is left of a plan; every epoch is in the journal as soon as it is known.
+
+    A job that fails (out of memory, a loss that is not a number) is noted, and the others go on.
+
+    Args:
+        folder: of the plan.
+        work: its jobs.
+        journal: into which results go, and which says what is done.
+        device: ``cpu`` or ``cuda``.
+        threads: of each job.
+        workers: jobs at once on this machine.
+        dask: address of a Dask scheduler whose workers see the folder under the same path, or None.
+        on_result: is told every result.
+
+    Raises:
+        MissingExtraError: torch, or Dask where it is asked for, is not installed.
+        DeviceLostError: nobody answers at the address.
+    """
+    left = unfinished(work, journal)
+    if not left:
+        return
+    require_torch()
+    if dask is not None:
+        _on_cluster(folder, left, journal, device=device, threads=threads, dask=dask, on_result=on_result)
+        return
+    with _Crew(folder, left, device=device, threads=threads, workers=workers) as crew:
+        for line in crew.lines():
+            on_result(journal.add(line))
+
+
+class _Crew:
+    """Threads that each work off jobs, one child process at a time; leaving ends the children.
+
+    Args:
+        folder: of the plan.
+        left: jobs to do.
+        device: ``cpu`` or ``cuda``.
+        threads: of each job.
+        workers: jobs at once.
+    """
+
+    def __init__(self, folder: Path, left: Sequence[Job], *, device: str, threads: int, workers: int) -> None:
+        self._folder, self._device, self._threads = folder, device, threads
+        self._waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        for job in left:
+            self._waiting.put(job)
+        self._said: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+        self._children: list[subprocess.Popen[str]] = []
+        self._stopped = threading.Event()
+        self._size = min(workers, len(left))
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Yield what the jobs say, as they say it."""
+        running = self._size
+        while running:
+            line = self._said.get()
+            if isinstance(line, BaseException):
+                raise line
+            if line is None:
+                running -= 1
+            else:
+                yield line
+
+    def _work(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                try:
+                    job = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                for line in child_lines(
+                    self._folder,
+                    job.name,
+                    device=self._device,
+                    threads=self._threads,
+                    on_start=self._children.append,
+                ):
+                    self._said.put(line)
+        except Exception as error:  # whatever it is, the one who waits hears of it
+            self._said.put(error)
+        finally:
+            self._said.put(None)
+
+    def __enter__(self) -> _Crew:
+        """Start."""
+        for _ in range(self._size):
+            threading.Thread(target=self._work, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all children, finished or not."""
+        self._stopped.set()
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+
+
+def step_seconds(folder: Path, *, device: str = "cpu", threads: int = 1) -> dict[str, float]:
+    """Return how long one training step of each network of a plan takes, from a few steps.
+
+    Args:
+        folder: of the plan.
+        device: ``cpu`` or ``cuda``.
+        threads: of a job.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        DeviceLostError: the trainer ended without an answer.
+    """
+    require_torch()
+    words = [sys.executable, str(jobs.TRAINER), "--plan", str(folder), "--time"]
+    words += ["--device", device, "--threads", str(threads)]
+    done = subprocess.run(  # noqa: S603 - this interpreter and a script of this package
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST_TIMING_S
+    )
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise DeviceLostError(f"the trainer ended: {said[-1] if said else done.returncode}", where=str(folder))
+    seconds: dict[str, float] = json.loads(done.stdout)
+    return seconds
+
+
+def training_hours(trial: Trial, work: Sequence[Job], step_s: Mapping[str, float], *, workers: int = 1) -> float:
+    """Return about how many hours the jobs of a trial take.
+
+    Args:
+        trial: whose images and recipe they train with.
+        work: the jobs.
+        step_s: seconds of a step, by network.
+        workers: jobs at once, each as fast as one alone.
+    """
+    steps = trial.data.train // min(trial.settings.recipe.batch, trial.data.train)
+    return sum(step_s[job.network] * steps * job.epochs for job in work) / workers / 3600
+
+
+def require_torch() -> None:
+    """Refuse to train where torch is not installed.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError(
+            "training needs PyTorch", where="trial", hint='install it with: pip install "deepmad-hw[torch]"'
+        )
+
+
+def _on_cluster(
+    folder: Path,
+    left: Sequence[Job],
+    journal: Journal,
+    *,
+    device: str,
+    threads: int,
+    dask: str,
+    on_result: OnResult,
+) -> None:
+    with executors(dask=dask) as crew:
+        pending: set[Future[str]] = {
+            crew.executor.submit(_whole_job, str(folder.resolve()), job.name, device, threads) for job in left
+        }
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                for line in json.loads(future.result()):
+                    on_result(journal.add(line))
+
+
+def _whole_job(folder: str, job: str, device: str, threads: int) -> str:
+    """Train one job where this runs and return all its lines; what was trained before is in its checkpoint."""
+    return json.dumps(list(child_lines(Path(folder), job, device=device, threads=threads)))
