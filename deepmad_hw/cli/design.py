@@ -14,6 +14,7 @@ from deepmad_hw.errors import ConfigError, TooNoisyError
 
 if TYPE_CHECKING:
     from deepmad_hw.problem.problem import Problem
+    from deepmad_hw.problem.settings import Settings
     from deepmad_hw.problem.solution import Solution
     from deepmad_hw.workflows.design.design import Question
     from deepmad_hw.workflows.design.loop import Measured
@@ -62,27 +63,27 @@ def design(
     asked_confidence = options.confidence_share(confidence)
     folder = None if out is None else options.new_folder(out)
 
+    from deepmad_hw.problem.settings import Settings
     from deepmad_hw.workflows.design import design as designs
     from deepmad_hw.workflows.runfile import config as configs
 
     runs = [configs.load_run(config, overrides={**over, **choice}).with_latency(requests) for choice in choices]
     questions = [designs.with_tables(run, confidence=asked_confidence, allow_uncovered=allow_uncovered) for run in runs]
-    largest_gap = options.gap(gap, questions[0].problem)
+    asked = Settings(
+        method=method.value,
+        gap=options.gap(gap, questions[0].problem),
+        time_limit_s=time_limit_s,
+        threads=threads,
+        seed=seed,
+        solver_log=solver_log,
+    )
     if measure:
         _require_measurable(method, questions[0])
     with output.progress(f"solving {questions[0].problem.name} ({method.value})"):
-        question, solution = designs.best_design(
-            questions,
-            method=method.value,
-            gap=largest_gap,
-            time_limit_s=time_limit_s,
-            threads=threads,
-            seed=seed,
-            solver_log=solver_log,
-        )
+        question, solution = designs.best_design(questions, asked)
     loop = None
     if measure and solution.architecture is not None:
-        loop = _measured(question, solution, folder, gap=largest_gap, time_limit_s=time_limit_s, threads=threads)
+        loop = _measured(question, solution, folder, asked)
         question, solution = loop.question, loop.solution
     if folder is not None:
         designs.save_design(
@@ -109,19 +110,14 @@ def design(
 options.with_limits(design, after="allow_uncovered")
 
 
-def _measured(
-    question: Question, solution: Solution, folder: Path | None, *, gap: float, time_limit_s: float, threads: int
-) -> Measured:
+def _measured(question: Question, solution: Solution, folder: Path | None, settings: Settings) -> Measured:
     from deepmad_hw.workflows.design.loop import measured_loop
-    from deepmad_hw.workflows.design.settings import Settings
 
     with output.progress("measuring and solving again"):
         return measured_loop(
             question,
             point=solution.problem if folder is None else folder.resolve().name,
-            settings=Settings(
-                method=solution.method, gap=gap, time_limit_s=time_limit_s, threads=threads, seed=solution.seed
-            ),
+            settings=settings,
             first=solution,
             on_round=answers.show_round,
         )

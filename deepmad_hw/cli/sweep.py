@@ -77,7 +77,7 @@ def sweep(
     **limits: str | None,
 ) -> None:
     """Solve a problem for many budgets: every point certified, none worth less than one with smaller budgets."""
-    from deepmad_hw.workflows.design.settings import Settings
+    from deepmad_hw.problem.settings import Settings
     from deepmad_hw.workflows.sweep import sweep as sweeps
     from deepmad_hw.workflows.sweep import sweep_axes
 
@@ -93,9 +93,10 @@ def sweep(
         confidence=options.confidence_share(confidence),
         allow_uncovered=allow_uncovered,
     )
+    first = plan.points[0].question.problem
     settings_of_points = Settings(
         method=method.value,
-        gap=options.gap(gap, plan.points[0].question.problem),
+        gap=options.gap(gap, first),
         time_limit_s=units.parse_seconds(time_limit, where="--time-limit"),
         threads=threads,
         seed=seed,
@@ -105,7 +106,7 @@ def sweep(
         raise ConfigError("nothing says which runtime to measure on", where="sweep", hint="give --latency TABLE=RANGE")
     folder = options.new_folder(out)
     words = options.words(context, but=("out", "jobs", "dask", "json", "gap"))
-    words += ["--gap", options.gap_text(plan.settings.gap, plan.points[0].question.problem)]
+    words += ["--gap", options.gap_text(settings_of_points.gap_for(first.worth), first)]
     total = len(plan.points)
     with output.progress(f"solving {total} points of {plan.name}", total=total) as steps:
         results = sweeps.sweep(

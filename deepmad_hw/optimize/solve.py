@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmad_hw.errors import ConfigError, InfeasibleError
+from deepmad_hw.errors import InfeasibleError
 from deepmad_hw.installed import versions
 from deepmad_hw.latency.model import LatencyModel
 from deepmad_hw.network.architecture import Architecture
@@ -21,9 +20,9 @@ from deepmad_hw.optimize.infeasibility import Infeasibility
 from deepmad_hw.optimize.local_search import PERTURBATIONS, LocalSearch
 from deepmad_hw.optimize.quantities import limited
 from deepmad_hw.problem import check
-from deepmad_hw.problem.objective import usual_gap
 from deepmad_hw.problem.problem import Problem
-from deepmad_hw.problem.solution import METHODS, MinimumValue, Solution, Status
+from deepmad_hw.problem.settings import Settings
+from deepmad_hw.problem.solution import MinimumValue, Solution, Status
 
 MAX_REFUSALS = 10
 _EXTRAPOLATION = "the design lies farther out than every network that the objective was fitted to: an extrapolation"
@@ -34,70 +33,51 @@ PERTURBATIONS_BEFORE_PROOF = 4 * PERTURBATIONS  # a better start saves the exact
 def solve(
     problem: Problem,
     models: Mapping[str, LatencyModel],
+    settings: Settings = Settings(),  # noqa: B008 - frozen
     *,
-    method: str = "certified",
-    gap: float | None = None,
-    time_limit_s: float = 60.0,
-    threads: int = 1,
-    seed: int = 0,
     known: Sequence[Architecture] = (),
-    solver_log: Path | None = None,
 ) -> Solution:
     """Return the answer to a problem.
 
     Args:
         problem: the problem.
         models: latency models by table name; each one that the problem limits must be there.
-        method: ``continuous`` (a local optimum over real numbers), ``fast`` (a checked design), ``certified`` (a
-            checked design with a proved bound).
-        gap: distance between design and bound at which a design counts as certified, as `Solution.gap` has it; None
-            takes half a percent, or 0.05 of a calibrated objective's unit.
-        time_limit_s: for the whole search; what is found by then is returned with what it is worth.
-        threads: of the exact solver.
-        seed: of the fast search.
+        settings: how it is solved.
         known: designs to start from, such as the answer to a neighbouring budget; those outside the space are passed
             over, and they may break limits.
-        solver_log: file to which the exact solver adds its own words, or None.
 
     Raises:
-        ConfigError: unknown method, or a limit's table is not among the models.
+        ConfigError: a gap of 100 % or more, or a limit's table is not among the models.
         NotCoveredError: a table lacks a layer that every design needs.
     """
-    if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}", where="method", hint=f"expected one of {', '.join(METHODS)}")
-    gap = usual_gap(problem.worth) if gap is None else gap
+    gap = settings.gap_for(problem.worth)
     clock = _Clock()
     try:
         tables = coefficients(problem, models)
     except InfeasibleError as error:
         return Solution(
             problem=problem.name,
-            method=method,
+            method=settings.method,
             status=Status.INFEASIBLE,
             stopped=str(error),
             versions=versions(),
-            seed=seed,
+            seed=settings.seed,
         )
     clock.lap("tables")
     continuous = solve_continuous(tables)
     clock.lap("continuous")
     run = _Run(
         problem=problem,
-        method=method,
+        settings=settings,
         models=models,
         tables=tables,
         continuous=continuous,
         known=tuple(design for design in known if not problem.space.violations(design)),
-        seed=seed,
-        solver_log=solver_log,
         clock=clock,
     )
-    if method == "continuous":
+    if settings.method == "continuous":
         return _local(run)
-    deadline = clock.started + time_limit_s
-    if method == "fast":
-        return _fast_or_none(run, threads=threads, deadline=deadline)
-    return _certified(run, gap=gap, threads=threads, deadline=deadline)
+    return _fast_or_none(run) if settings.method == "fast" else _certified(run, gap=gap)
 
 
 @dataclass(kw_only=True)
@@ -120,14 +100,31 @@ class _Run:
     """What every step of one solve knows."""
 
     problem: Problem
-    method: str
+    settings: Settings
     models: Mapping[str, LatencyModel]
     tables: Coefficients
     continuous: ContinuousResult | None
     known: tuple[Architecture, ...]
-    seed: int
-    solver_log: Path | None
     clock: _Clock
+
+    @property
+    def deadline(self) -> float:
+        """Return the `time.monotonic` at which the search ends."""
+        return self.clock.started + self.settings.time_limit_s
+
+    def exact(self, *, start: NDArray[np.int64] | None, gap: float) -> Certified:
+        """Run the exact model from a design, or from none, until a gap is proved."""
+        outcome = certify(
+            self.tables,
+            self.judge,
+            start=start,
+            gap=gap,
+            deadline=self.deadline,
+            threads=self.settings.threads,
+            log=self.settings.solver_log,
+        )
+        self.clock.lap("exact model")
+        return outcome
 
     def judge(self, design: NDArray[np.int64]) -> float | None:
         """Return a design's objective if the checker takes it, else None."""
@@ -139,7 +136,7 @@ class _Run:
         """Return a solution without a design."""
         return Solution(
             problem=self.problem.name,
-            method=self.method,
+            method=self.settings.method,
             status=status,
             stopped=stopped,
             continuous=self.continuous.design if self.continuous else None,
@@ -147,7 +144,7 @@ class _Run:
             minimum_values=minimum_values,
             notes=_notes(self.tables),
             versions=versions(),
-            seed=self.seed,
+            seed=self.settings.seed,
             timings_ms=tuple(self.clock.laps),
         )
 
@@ -162,8 +159,8 @@ def _local(run: _Run) -> Solution:
     return run.answer(Status.LOCAL, run.continuous.stopped)
 
 
-def _fast(run: _Run, *, deadline: float, perturbations: int = PERTURBATIONS) -> Solution:
-    search = LocalSearch(run.tables, seed=run.seed, perturbations=perturbations, deadline=deadline)
+def _fast(run: _Run, *, perturbations: int = PERTURBATIONS) -> Solution:
+    search = LocalSearch(run.tables, seed=run.settings.seed, perturbations=perturbations, deadline=run.deadline)
     start = run.continuous.design if run.continuous else None
     notes: list[str] = []
     for _ in range(MAX_REFUSALS):
@@ -185,36 +182,30 @@ def _fast(run: _Run, *, deadline: float, perturbations: int = PERTURBATIONS) -> 
     return _nothing_found(run)
 
 
-def _fast_or_none(run: _Run, *, threads: int, deadline: float) -> Solution:
+def _fast_or_none(run: _Run) -> Solution:
     """LocalSearch; where that finds nothing, ask the exact model for any design, or the proof that there is none."""
-    fast = _fast(run, deadline=deadline)
+    fast = _fast(run)
     if fast.status is not Status.FAILED:
         return fast
-    outcome = certify(
-        run.tables, run.judge, start=None, gap=ANY_GAP, deadline=deadline, threads=threads, log=run.solver_log
-    )
-    run.clock.lap("exact model")
+    outcome = run.exact(start=None, gap=ANY_GAP)
     if outcome.infeasible and not outcome.refused:
-        return _proved_infeasible(run, outcome, fast, threads=threads, deadline=deadline)
+        return _proved_infeasible(run, outcome, fast)
     return fast if outcome.design is None else _judged(run, replace(outcome, bound=None), gap=0.0)
 
 
-def _proved_infeasible(run: _Run, outcome: Certified, fast: Solution, *, threads: int, deadline: float) -> Solution:
+def _proved_infeasible(run: _Run, outcome: Certified, fast: Solution) -> Solution:
     answer = run.answer(Status.INFEASIBLE, f"proved: {outcome.stopped}", minimum_values=fast.minimum_values)
-    return _with_needs(run, answer, threads=threads, deadline=deadline)
+    return _with_needs(run, answer)
 
 
-def _certified(run: _Run, *, gap: float, threads: int, deadline: float) -> Solution:
-    fast = _fast(run, deadline=deadline, perturbations=PERTURBATIONS if run.known else PERTURBATIONS_BEFORE_PROOF)
+def _certified(run: _Run, *, gap: float) -> Solution:
+    fast = _fast(run, perturbations=PERTURBATIONS if run.known else PERTURBATIONS_BEFORE_PROOF)
     if fast.status is Status.INFEASIBLE:
-        return _with_needs(run, fast, threads=threads, deadline=deadline)
+        return _with_needs(run, fast)
     start = None if fast.architecture is None else run.tables.encode(fast.architecture)
-    outcome = certify(
-        run.tables, run.judge, start=start, gap=gap, deadline=deadline, threads=threads, log=run.solver_log
-    )
-    run.clock.lap("exact model")
+    outcome = run.exact(start=start, gap=gap)
     if outcome.infeasible:
-        return _proved_infeasible(run, outcome, fast, threads=threads, deadline=deadline)
+        return _proved_infeasible(run, outcome, fast)
     if outcome.design is None:
         return run.answer(Status.FAILED, outcome.stopped, minimum_values=fast.minimum_values)
     return _judged(run, outcome, gap=gap)
@@ -245,8 +236,9 @@ def _judged(run: _Run, outcome: Certified, *, gap: float) -> Solution:
     return replace(answer, status=Status.CERTIFIED) if proved else answer
 
 
-def _with_needs(run: _Run, answer: Solution, *, threads: int, deadline: float) -> Solution:
+def _with_needs(run: _Run, answer: Solution) -> Solution:
     """Return an infeasible answer with what each limit would need given the others."""
+    threads, deadline = run.settings.threads, run.deadline
     needs = Infeasibility(run.tables, run.models, threads=threads, deadline=deadline).minimum_values()
     run.clock.lap("smallest values given the others")
     notes = answer.notes if needs else (*answer.notes, "what each limit would need given the others was not found")

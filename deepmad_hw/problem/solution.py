@@ -9,8 +9,6 @@ from enum import StrEnum
 from deepmad_hw.network.architecture import Architecture
 from deepmad_hw.problem.problem import Amount
 
-METHODS = ("certified", "fast", "continuous")  # how a problem may be solved, the surest first
-
 
 class Status(StrEnum):
     """What a returned point is worth (why the solver stopped is another value)."""

@@ -170,15 +170,16 @@ def test_nothing_found_ends_with_5(run, config, monkeypatch, method):
 
 
 def stub(monkeypatch, **changes):
-    def design(problem, models, *, method, gap, time_limit_s, threads, seed, solver_log=None):
-        asked.append({"gap": gap, "time_limit_s": time_limit_s, "threads": threads, "seed": seed, "problem": problem})
+    def solved(problem, models, settings):
+        keys = ("gap", "time_limit_s", "threads", "seed")
+        asked.append({"problem": problem, **{key: getattr(settings, key) for key in keys}})
         from deepmad_hw.problem.solution import Solution
 
-        base = Solution(problem=problem.name, method=method, status=Status.FAILED, stopped="stopped")
+        base = Solution(problem=problem.name, method=settings.method, status=Status.FAILED, stopped="stopped")
         return replace(base, **changes)
 
     asked = []
-    monkeypatch.setattr(designs, "design", design)
+    monkeypatch.setattr(designs, "solved", solved)
     return asked
 
 

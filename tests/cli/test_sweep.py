@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from deepmad_hw.cli import sweep
+from deepmad_hw.workflows import executors
 from deepmad_hw.workflows.results.results import Results, Row, results_to_json
 from deepmad_hw.workflows.results.results_folder import described, load_results
-from deepmad_hw.workflows import executors
 
 TABLE = Path(__file__).parents[2] / "latency_tables" / "amd-epyc-25-17-1-2cores" / "onnxruntime-fp32-b1-t1.csv"
 

@@ -17,6 +17,7 @@ from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.solve import solve
 from deepmad_hw.problem import check
 from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 from deepmad_hw.problem.space import Space, StageSpace
 
@@ -273,7 +274,7 @@ def exact(problem, models, *, start=None, gap=0.0):
 def optimum_faults(problem, models, *, gap=0.005):
     """Return where proofs and brute force disagree: the exact model alone at gap 0, and the whole solve at a gap."""
     optimum = best_by_brute_force(problem, models)
-    alone, whole = exact(problem, models), solve(problem, models, gap=gap, time_limit_s=LONG_S)
+    alone, whole = exact(problem, models), solve(problem, models, Settings(gap=gap, time_limit_s=LONG_S))
     refused = check.refusals(problem, whole.architecture, whole.evaluation) if whole.architecture else ("no design",)
     claims = {
         "the exact model's optimum": math.isclose(alone.objective, optimum, rel_tol=ROUNDING),

@@ -23,6 +23,7 @@ from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.solve import solve
 from deepmad_hw.problem import check
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 
 # The n-th problem has family n % 4 and shape n // 4 % 8: in steps of 37 any twenty meet every family and every shape.
@@ -56,20 +57,20 @@ def test_infeasible_limits_come_with_the_smallest_values_that_work(tries):
     faults = {}
     for index in tries:
         problem, models = infeasible_problem(index)
-        faults[index] = needs_faults(problem, models, solve(problem, models, time_limit_s=LONG_S))
+        faults[index] = needs_faults(problem, models, solve(problem, models, Settings(time_limit_s=LONG_S)))
     assert {index: found for index, found in faults.items() if found} == {}
 
 
 def test_memory_that_is_the_same_in_every_design_counts_too():
     """In problem 55 a row of the peak has no choice in it, and lies above the limit."""
     problem, models = infeasible_problem(55)
-    assert needs_faults(problem, models, solve(problem, models, method="certified")) == []
+    assert needs_faults(problem, models, solve(problem, models, Settings(method="certified"))) == []
 
 
 @pytest.mark.parametrize("index", [55, 3])
 def test_a_search_that_finds_nothing_proves_that_there_is_nothing(index):
     problem, models = infeasible_problem(index)
-    solution = solve(problem, models, method="fast")
+    solution = solve(problem, models, Settings(method="fast"))
     assert solution.status is Status.INFEASIBLE
     assert needs_faults(problem, models, solution) == [] or "proved" not in solution.stopped
 
@@ -77,7 +78,7 @@ def test_a_search_that_finds_nothing_proves_that_there_is_nothing(index):
 def test_a_search_that_finds_nothing_asks_the_exact_model_for_any_design(monkeypatch):
     problem, models = small_problem("bottleneck", "plain", 3)
     monkeypatch.setattr(solving.LocalSearch, "run", lambda *_, **__: None)
-    solution = solve(problem, models, method="fast")
+    solution = solve(problem, models, Settings(method="fast"))
     assert (solution.status, solution.bound) == (Status.FEASIBLE, None)
     assert check.refusals(problem, solution.architecture, solution.evaluation) == ()
 

@@ -12,6 +12,7 @@ from deepmad_hw.optimize.milp import build, log_fan_in_ranges
 from deepmad_hw.optimize.solve import solve
 from deepmad_hw.problem import check
 from deepmad_hw.problem.problem import Limits, Problem
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 
 
@@ -65,7 +66,7 @@ def test_bound_from_a_poor_start_holds_for_every_design(family, every_design):
 
 def test_published_problem_is_certified_between_the_reference_values(published, proved):
     problem = published("deepmad-29m-288")
-    solution = solve(problem, {}, method="certified", gap=0.012)
+    solution = solve(problem, {}, Settings(method="certified", gap=0.012))
     incumbent, bound = proved("deepmad-29m-288")
     assert solution.status is Status.CERTIFIED
     assert check.refusals(problem, solution.architecture, solution.evaluation) == ()
@@ -76,7 +77,7 @@ def test_published_problem_is_certified_between_the_reference_values(published, 
 
 def test_same_problem_gives_the_same_design_and_bound():
     problem, models = small_problem("mbconv_se", "head", 4)
-    one, other = (solve(problem, models, method="certified") for _ in range(2))
+    one, other = (solve(problem, models, Settings(method="certified")) for _ in range(2))
     assert one.status is Status.CERTIFIED
     assert (one.architecture, one.bound, one.evaluation) == (other.architecture, other.bound, other.evaluation)
 

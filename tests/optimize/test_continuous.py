@@ -14,6 +14,7 @@ from deepmad_hw.optimize.solve import solve
 from deepmad_hw.optimize.surrogate import fit_surrogate
 from deepmad_hw.problem import check, entropy
 from deepmad_hw.problem.problem import Limits, Problem
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 
 
@@ -135,7 +136,7 @@ def test_a_solver_cut_short_is_local_only_at_a_local_optimum_and_never_a_bound(t
     for number in tries:
         problem, models, optima = local_optima(number // MOST_ITERATIONS)
         monkeypatch.setattr(solvers, "MAX_ITERATIONS", 1 + number % MOST_ITERATIONS)
-        solution = solve(problem, models, method="continuous")
+        solution = solve(problem, models, Settings(method="continuous"))
         found.add(solution.status)
         assert (solution.bound, solution.gap, solution.architecture, solution.evaluation) == (None,) * 4
         if solution.status is Status.LOCAL:

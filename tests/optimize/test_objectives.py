@@ -16,6 +16,7 @@ from deepmad_hw.optimize.solve import solve
 from deepmad_hw.problem import check
 from deepmad_hw.problem.objective import Calibration, FeatureRange, Objective
 from deepmad_hw.problem.problem import Limits, Problem
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 
 PROBLEMS = 200
@@ -95,7 +96,7 @@ def _kept(problem, models):
 
 def _faults(problem, models):
     best = best_by_brute_force(problem, models)
-    solution = solve(problem, models, gap=GAP, time_limit_s=LONG_S)
+    solution = solve(problem, models, Settings(gap=GAP, time_limit_s=LONG_S))
     if best is None:
         return [] if solution.status is Status.INFEASIBLE else [f"no design keeps all, the answer is {solution.status}"]
     if solution.status is not Status.CERTIFIED:
@@ -162,7 +163,7 @@ def test_ranges_that_cannot_be_kept_are_named_with_the_nearest_value():
     seen = FeatureRange(feature="params", least=1.0, most=2.0)
     calibration = replace(problem.objective.calibration, ranges=(seen,))
     asked = replace(problem, objective=replace(problem.objective, calibration=calibration))
-    solution = solve(asked, models, time_limit_s=LONG_S)
+    solution = solve(asked, models, Settings(time_limit_s=LONG_S))
     assert solution.status is Status.INFEASIBLE
     (nearest,) = [each for each in solution.minimum_values if each.limit == "range:params"]
     free = replace(asked, objective=replace(asked.objective, calibration=replace(calibration, ranges=())))
@@ -224,6 +225,6 @@ def test_no_factor_helps_where_only_the_ranges_leave_no_design():
     )
     calibration = replace(problem.objective.calibration, ranges=nowhere)
     asked = replace(problem, objective=replace(problem.objective, calibration=calibration))
-    solution = solve(asked, models, time_limit_s=LONG_S)
+    solution = solve(asked, models, Settings(time_limit_s=LONG_S))
     assert solution.status is Status.INFEASIBLE
     assert "all limits" not in {each.limit for each in solution.minimum_values}

@@ -13,6 +13,7 @@ from deepmad_hw.optimize import solve as solving
 from deepmad_hw.optimize import solvers
 from deepmad_hw.optimize.certified import GAP_SHARE
 from deepmad_hw.optimize.solve import solve
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 
 OPTIONS = ("time_limit", "mip_rel_gap", "threads", "output_flag", "solve_relaxation")
@@ -38,7 +39,7 @@ def test_time_limit_gap_and_threads_reach_every_run_of_the_solver(feasible, runs
     problem, models = small_problem("basic", "plain", 1)
     problem = problem if feasible else with_limit(problem, "macs", 0.3 * problem.limits.macs)
     monkeypatch.setattr(solving.LocalSearch, "run", lambda *_, **__: None)
-    solution = solve(problem, models, gap=0.02, time_limit_s=37.0, threads=2)
+    solution = solve(problem, models, Settings(gap=0.02, time_limit_s=37.0, threads=2))
     assert solution.status is (Status.CERTIFIED if feasible else Status.INFEASIBLE)
     searches = [run for run in runs if not run.solve_relaxation]
     assert searches
@@ -52,7 +53,7 @@ def test_time_limit_gap_and_threads_reach_every_run_of_the_solver(feasible, runs
 def test_no_time_is_no_search(runs, monkeypatch):
     problem, models = small_problem("basic", "plain", 1)
     monkeypatch.setattr(solving.LocalSearch, "run", lambda *_, **__: None)
-    solution = solve(problem, models, time_limit_s=1e-9)
+    solution = solve(problem, models, Settings(time_limit_s=1e-9))
     assert solution.status is Status.FAILED
     assert all(run.left_s <= 1e-9 for run in runs)
 

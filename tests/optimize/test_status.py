@@ -29,6 +29,7 @@ from deepmad_hw.optimize.local_search import Found
 from deepmad_hw.optimize.solve import solve
 from deepmad_hw.problem import check
 from deepmad_hw.problem.problem import Limits, Problem
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 from deepmad_hw.problem.space import Space, StageSpace
 
@@ -83,7 +84,7 @@ def test_nothing_is_certified_without_a_checked_design_and_a_close_bound_above_i
     for claim, start in cases:
         monkeypatch.setattr(solving.LocalSearch, "run", lambda *_, start=start, **__: _found(start))
         monkeypatch.setattr(highspy, "Highs", lying_highs(status, point, CLAIMS[claim] * best))
-        solution = solve(problem, {}, gap=GAP, time_limit_s=LONG_S)
+        solution = solve(problem, {}, Settings(gap=GAP, time_limit_s=LONG_S))
         _assert_honest(solution, problem, {})
         _assert_reachable(solution, problem, {})
         assert solution.status is not Status.INFEASIBLE or status is STOPPED.kInfeasible

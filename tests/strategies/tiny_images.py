@@ -4,7 +4,6 @@ import numpy as np
 
 from deepmad_hw.network.architecture import Architecture, Stage, Stem
 from deepmad_hw.problem.space import Space, StageSpace
-
 from deepmad_hw.workflows.trial.images import LabelledImages
 
 CLASSES = ("left", "middle", "right")

@@ -17,9 +17,9 @@ from deepmad_hw.formats.serde import ProblemFile, TableReference
 from deepmad_hw.formats.serde_table import table_sha256
 from deepmad_hw.latency.model import CONFIDENCE, LatencyModel, predict_ms, upper_ms
 from deepmad_hw.network.architecture import Architecture
-from deepmad_hw.problem.objective import usual_gap
 from deepmad_hw.problem.problem import LatencyLimit, Problem, latency_name
-from deepmad_hw.problem.solution import METHODS, Solution, Status
+from deepmad_hw.problem.settings import Settings
+from deepmad_hw.problem.solution import Solution, Status
 from deepmad_hw.workflows.networks.networks import load_network
 from deepmad_hw.workflows.results.folders import DESIGN_FILE, PROBLEM_FILE
 from deepmad_hw.workflows.runfile.config import LatencyRequest, Run
@@ -83,76 +83,59 @@ def design(
         NotCoveredError: a table covers nothing of the space.
         SolverError: the solver broke down.
     """
-    if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}", where="method", hint=f"expected one of {', '.join(METHODS)}")
-    gap = usual_gap(problem.worth) if gap is None else gap
-    if not 0 < gap < (math.inf if problem.worth.unit else 1):
-        raise ConfigError(f"expected a gap between 0 and 100 %, got {gap:.6g}", where="gap")
-    if not time_limit_s > 0:
-        raise ConfigError(f"expected a time above 0, got {time_limit_s:g} s", where="time_limit")
-    given = dict(models or {})
+    settings = Settings(
+        method=method, gap=gap, time_limit_s=time_limit_s, threads=threads, seed=seed, solver_log=solver_log
+    )
+    return solved(problem, models or {}, settings, known=known)
+
+
+def solved(
+    problem: Problem,
+    models: Mapping[str, LatencyModel],
+    settings: Settings,
+    *,
+    known: Sequence[Architecture] = (),
+) -> Solution:
+    """Return the best design as `design` does, which spells the settings out for people.
+
+    Args:
+        problem: space and limits.
+        models: latency models by table name, at least those that the limits name.
+        settings: how it is solved.
+        known: designs to start from, such as the answer to a neighbouring budget.
+
+    Raises:
+        ConfigError: a limit without its table, or a gap of 100 % or more.
+        NotCoveredError: a table covers nothing of the space.
+        SolverError: the solver broke down.
+    """
+    gap = settings.gap_for(problem.worth)
     for limit in problem.limits.latency:
-        if limit.table not in given:
+        if limit.table not in models:
             raise ConfigError(f"no latency table is called {limit.table!r}", where=latency_name(limit.table))
     from deepmad_hw.optimize.solve import solve
 
-    solution: Solution = solve(
-        problem,
-        given,
-        method=method,
-        gap=gap,
-        time_limit_s=time_limit_s,
-        threads=threads,
-        seed=seed,
-        known=known,
-        solver_log=solver_log,
-    )
+    solution: Solution = solve(problem, models, settings, known=known)
     return replace(
         solution,
-        gap_tolerance=gap if method == "certified" else None,
-        notes=(*solution.notes, *notes(solution.architecture, given)),
+        gap_tolerance=gap if settings.method == "certified" else None,
+        notes=(*solution.notes, *notes(solution.architecture, models)),
     )
 
 
-def best_design(
-    questions: Sequence[Question],
-    *,
-    method: str,
-    gap: float,
-    time_limit_s: float,
-    threads: int,
-    seed: int,
-    solver_log: Path | None = None,
-) -> tuple[Question, Solution]:
+def best_design(questions: Sequence[Question], settings: Settings) -> tuple[Question, Solution]:
     """Solve the same question for several spaces and return the best answer, with a note on the others.
 
     A bound speaks of the answer's own space only.
 
     Args:
         questions: at least one; they differ in the space, such as in its resolution.
-        method: as in `design`, like the others.
-        gap: see `design`.
-        time_limit_s: for each question.
-        threads: see `design`.
-        seed: see `design`.
-        solver_log: see `design`.
+        settings: of each.
 
     Raises:
         ConfigError: as `design`.
     """
-    answers = []
-    for question in questions:
-        solution = design(
-            question.problem,
-            question.models,
-            method=method,
-            gap=gap,
-            time_limit_s=time_limit_s,
-            threads=threads,
-            seed=seed,
-            solver_log=solver_log,
-        )
-        answers.append((question, solution))
+    answers = [(question, solved(question.problem, question.models, settings)) for question in questions]
     if len(answers) == 1:
         return answers[0]
     question, solution = max(answers, key=lambda answer: _worth(answer[1]))

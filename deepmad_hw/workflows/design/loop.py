@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepmad_hw.errors import ConfigError, ForeignTableError, TooNoisyError
-from deepmad_hw.files.jsonfile import plain
 from deepmad_hw.network.architecture import Architecture
 from deepmad_hw.problem.problem import LatencyLimit, Problem
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import LatencyValue, Solution
-from deepmad_hw.workflows.design.design import Question, design
-from deepmad_hw.workflows.design.settings import Settings
+from deepmad_hw.workflows.design.design import Question, solved
 from deepmad_hw.workflows.results.results import Round, Row
 
 LOWEST_SHARE, HIGHEST_SHARE = 0.97, 1.0  # of the budget, that the measured median shall lie between
@@ -151,7 +150,7 @@ def _verdict(tried: _Tried) -> str | None:
 
 
 def _solve(problem: Problem, question: Question, settings: Settings, known: Architecture | None) -> Solution:
-    return design(problem, question.models, known=() if known is None else (known,), **plain(settings))
+    return solved(problem, question.models, settings, known=() if known is None else (known,))
 
 
 def _rows(architecture: Architecture, point: str, question: Question, measure: Measure) -> dict[str, Row]:

@@ -28,10 +28,10 @@ from deepmad_hw.latency.model import LatencyModel
 from deepmad_hw.network.architecture import Architecture
 from deepmad_hw.problem import check
 from deepmad_hw.problem.problem import Problem
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Solution, Status
 from deepmad_hw.workflows import executors
-from deepmad_hw.workflows.design.design import Question, design, load_table, save_design
-from deepmad_hw.workflows.design.settings import Settings
+from deepmad_hw.workflows.design.design import Question, load_table, save_design, solved
 from deepmad_hw.workflows.results.folders import DESIGN_FILE
 from deepmad_hw.workflows.results.results import Point, Results, TableHealth, write_results
 from deepmad_hw.workflows.results.results_folder import table_health
@@ -128,7 +128,9 @@ def sweep(
 
 def _solved(plan: Plan, folder: Path, workers: executors.Workers) -> Iterator[tuple[_Answer, bool]]:
     """Yield every point when it is stored, and whether it was before."""
-    ready = [_Chain(points=chain, settings=plan.settings) for chain in plan.chains]
+    # The gap written out, so that an address says which one it was.
+    settings = replace(plan.settings, gap=plan.settings.gap_for(plan.points[0].question.problem.worth))
+    ready = [_Chain(points=chain, settings=settings) for chain in plan.chains]
     running: dict[Future[str], _Chain] = {}
     while ready or running:
         while ready and len(running) < workers.width:
@@ -208,9 +210,9 @@ def solve_text(task: str) -> str:
     models = {named.table: _model(named) for named in file.tables}
     settings = Settings(**data["settings"])
     known = [serde.architecture_from_json(design) for design in data["known"]]
-    solution = design(file.problem, models, known=known, **plain(settings))
+    solution, gap = solved(file.problem, models, settings, known=known), settings.gap_for(file.problem.worth)
     for neighbour in known:
-        solution = not_below(solution, file.problem, neighbour, models, gap=settings.gap)
+        solution = not_below(solution, file.problem, neighbour, models, gap=gap)
     return json.dumps(serde.solution_to_json(solution))
 
 
@@ -265,9 +267,8 @@ def _monotone(line: list[_Answer], plan: Plan, folder: Path) -> list[_Answer]:
     for answer in line:
         question = answer.asked.question
         if best is not None and best.solution.architecture is not None:
-            taken = not_below(
-                answer.solution, question.problem, best.solution.architecture, question.models, gap=plan.settings.gap
-            )
+            gap = plan.settings.gap_for(question.problem.worth)
+            taken = not_below(answer.solution, question.problem, best.solution.architecture, question.models, gap=gap)
             if taken is not answer.solution:
                 address = _sha256({"answer": answer.address, "takes": best.address})
                 if _stored(folder, answer.asked, address) is None:

@@ -14,8 +14,8 @@ from deepmad_hw.errors import ConfigError
 from deepmad_hw.latency.model import CONFIDENCE
 from deepmad_hw.problem import limits
 from deepmad_hw.problem.problem import latency_name, table_of
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.workflows.design.design import Question, load_table, with_tables
-from deepmad_hw.workflows.design.settings import Settings
 from deepmad_hw.workflows.runfile.config import Run, load_run, parse_latency
 from deepmad_hw.workflows.runfile.ranges import expanded, latencies
 from deepmad_hw.workflows.sweep.sweep_plan import Asked, Plan, each_device, line

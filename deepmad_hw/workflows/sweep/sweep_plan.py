@@ -19,8 +19,8 @@ from pathlib import Path
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.problem.limits import QUANTITIES
 from deepmad_hw.problem.problem import Limits
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.workflows.design.design import Question
-from deepmad_hw.workflows.design.settings import Settings
 
 CHAIN_POINTS = 6
 
@@ -66,6 +66,8 @@ class Plan:
             raise ConfigError(
                 "objectives of different units in one sweep", where="objective", hint="sweep them one after the other"
             )
+        if self.settings.solver_log is not None:
+            raise ConfigError("points that are solved side by side share no log", where="solver_log")
         for line in self.lines:
             for smaller, larger in pairwise(line):
                 _require_growth(smaller, larger)

@@ -17,6 +17,7 @@ from deepmad_hw.optimize.solve import solve
 from deepmad_hw.problem import check, limits
 from deepmad_hw.problem.limits import Quantity
 from deepmad_hw.problem.problem import Limits
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 
 CHANNELS = Quantity(
@@ -72,7 +73,7 @@ def test_a_limit_from_outside_is_kept_with_proof_and_priced(channels, family):
     values = free.quantities["channels"].of(free.stages, designs)
     assert values[0] == sum(node.spec.out_channels for node in expand(free.decode(designs[0])))
     limited = _with(problem, float(np.quantile(values, 0.3)))
-    solution = solve(limited, models, time_limit_s=LONG_S)
+    solution = solve(limited, models, Settings(time_limit_s=LONG_S))
     assert solution.status is Status.CERTIFIED
     assert solution.evaluation.other("channels") <= limited.limits.named()["channels"]
     best = max(
@@ -85,12 +86,12 @@ def test_a_limit_from_outside_is_kept_with_proof_and_priced(channels, family):
 
 def test_what_a_limit_from_outside_would_need_is_found(channels):
     problem, models = small_problem("basic", "plain", 3, budgets=(), memory=False, quantile=1.0)
-    solution = solve(_with(problem, 1.0), models, time_limit_s=LONG_S)
+    solution = solve(_with(problem, 1.0), models, Settings(time_limit_s=LONG_S))
     assert solution.status is Status.INFEASIBLE
     (needed,) = [each for each in solution.minimum_values if each.limit == "channels"]
     assert (needed.unit, needed.proved) == ("channels", True)
-    assert solve(_with(problem, needed.value), models, time_limit_s=LONG_S).status is Status.CERTIFIED
-    assert solve(_with(problem, needed.value - 1), models, time_limit_s=LONG_S).status is Status.INFEASIBLE
+    assert solve(_with(problem, needed.value), models, Settings(time_limit_s=LONG_S)).status is Status.CERTIFIED
+    assert solve(_with(problem, needed.value - 1), models, Settings(time_limit_s=LONG_S)).status is Status.INFEASIBLE
 
 
 def test_a_term_of_the_objective_from_outside_is_maximised_with_proof(monkeypatch):
@@ -103,7 +104,7 @@ def test_a_term_of_the_objective_from_outside_is_maximised_with_proof(monkeypatc
         for design in all_designs(tables)
     }
     monkeypatch.setattr(check, "evaluate", _thrifty(check.evaluate))
-    solution = solve(problem, models, time_limit_s=LONG_S)
+    solution = solve(problem, models, Settings(time_limit_s=LONG_S))
     kept = [worth[tuple(design)] for design in all_designs(tables) if not _refused(problem, models, tables, design)]
     assert solution.status is Status.CERTIFIED
     assert solution.objective <= max(kept) * (1 + 1e-9)

@@ -11,6 +11,7 @@ from deepmad_hw.optimize.quantities.stage_share import StageShare
 from deepmad_hw.optimize.solve import solve
 from deepmad_hw.problem import check
 from deepmad_hw.problem.problem import Limits
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 
 
@@ -34,7 +35,7 @@ def kept(problem, models):
 @pytest.mark.parametrize("share", [0.5, 0.6, 0.7])
 def test_the_proved_optimum_is_the_best_of_all_designs(share, seed):
     problem, models = problem_with(share, seed=seed)
-    solution = solve(problem, models, time_limit_s=LONG_S)
+    solution = solve(problem, models, Settings(time_limit_s=LONG_S))
     best = max((evaluation.objective for evaluation in kept(problem, models)), default=None)
     assert (solution.status is Status.CERTIFIED) == (best is not None)
     if best is not None:
@@ -54,10 +55,13 @@ def test_the_smallest_share_of_the_space_is_that_of_the_most_even_depths():
 
 def test_what_it_would_need_given_the_others_is_found():
     problem, models = problem_with(0.05)
-    solution = solve(problem, models, time_limit_s=LONG_S)
+    solution = solve(problem, models, Settings(time_limit_s=LONG_S))
     assert solution.status is Status.INFEASIBLE
     (needed,) = [each for each in solution.minimum_values if each.limit == "stage_share"]
     assert needed.proved
-    assert solve(with_limit(problem, "stage_share", needed.value), models, time_limit_s=LONG_S).architecture is not None
+    assert (
+        solve(with_limit(problem, "stage_share", needed.value), models, Settings(time_limit_s=LONG_S)).architecture
+        is not None
+    )
     lower = with_limit(problem, "stage_share", needed.value * 0.99)
-    assert solve(lower, models, time_limit_s=LONG_S).status is Status.INFEASIBLE
+    assert solve(lower, models, Settings(time_limit_s=LONG_S)).status is Status.INFEASIBLE

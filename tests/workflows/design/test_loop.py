@@ -7,10 +7,10 @@ import pytest
 from deepmad_hw.errors import ConfigError, ForeignTableError, TooNoisyError
 from deepmad_hw.latency.model import predict_ms
 from deepmad_hw.problem.problem import LatencyLimit
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.space import StageSpace
 from deepmad_hw.workflows.design.design import Question
 from deepmad_hw.workflows.design.loop import measured_loop
-from deepmad_hw.workflows.design.settings import Settings
 from deepmad_hw.workflows.results.results import Row
 
 FAST = Settings(method="fast")

@@ -7,8 +7,8 @@ import pytest
 from deepmad_hw.formats import serde
 from deepmad_hw.latency.model import predict_ms
 from deepmad_hw.problem.problem import LatencyLimit
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.workflows.design.design import Question, design
-from deepmad_hw.workflows.design.settings import Settings
 from deepmad_hw.workflows.results.results import Point, Results, Row, read_results
 from deepmad_hw.workflows.sweep import sweep as sweeps
 from deepmad_hw.workflows.sweep.sweep_measured import measured_sweep

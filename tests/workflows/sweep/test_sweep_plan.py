@@ -7,6 +7,7 @@ import pytest
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.problem import check
 from deepmad_hw.problem.problem import LatencyLimit
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 from deepmad_hw.workflows.design.design import Question
 from deepmad_hw.workflows.sweep.sweep import not_below
@@ -44,6 +45,11 @@ def test_budgets_that_pull_apart_make_no_line(asked):
 def test_two_points_of_one_name_are_refused(asked):
     with pytest.raises(ConfigError, match="two points of one name"):
         Plan(name="small", lines=(line([("a", asked(1.0)), ("a", asked(2.0))]),))
+
+
+def test_points_that_would_share_one_log_of_the_solver_are_refused(asked, tmp_path):
+    with pytest.raises(ConfigError, match="solver_log: points that are solved side by side share no log"):
+        Plan(name="small", lines=(line([("a", asked(1.0))]),), settings=Settings(solver_log=tmp_path / "log"))
 
 
 def test_each_devices_own_line_keeps_the_other_limits(asked):

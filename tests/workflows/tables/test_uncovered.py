@@ -14,6 +14,7 @@ from deepmad_hw.network.expand import expand
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.problem import sampling
 from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
+from deepmad_hw.problem.settings import Settings
 from deepmad_hw.problem.solution import Status
 from deepmad_hw.problem.space import Space, StageSpace
 from deepmad_hw.workflows.design.design import best_design, save_design, with_tables
@@ -99,7 +100,7 @@ def test_a_design_from_such_a_table_is_found_stored_and_verified(tmp_path):
         with_tables(run)
     question = with_tables(run, allow_uncovered=True)
     assert question.problem.limits.latency == (LatencyLimit(table="card", budget_ms=0.5),)
-    _, solution = best_design([question], method="fast", gap=0.01, time_limit_s=20.0, threads=1, seed=0)
+    _, solution = best_design([question], Settings(method="fast", gap=0.01, time_limit_s=20.0))
     assert solution.status is Status.FEASIBLE
     assert all(stage.out < 64 for stage in solution.architecture.stages)  # what the table lacks left the grid
     assert any("left the grid" in note for note in solution.notes)

@@ -100,7 +100,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
 
 def test_a_broken_image_is_named(folder):
     (folder / "train" / "cat" / "3.png").write_bytes(b"\x89PNG broken")
-    with pytest.raises(InputFileError, match="3.png"):
+    with pytest.raises(InputFileError, match=r"3\.png"):
         read_images(folder, "train", shape=(3, 8, 8))
 
 
