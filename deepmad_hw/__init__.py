@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # the same names again, for type checkers and editors; a test
     )
     from deepmad_hw.problem.problem import LatencyLimit as LatencyLimit, Limits as Limits, Problem as Problem
     from deepmad_hw.problem.solution import Evaluation as Evaluation, Solution as Solution, Status as Status
+    from deepmad_hw.problem.settings import Settings as Settings
     from deepmad_hw.problem.space import Space as Space, StageSpace as StageSpace
     from deepmad_hw.problem.objective import Objective as Objective
     from deepmad_hw.workflows.bench.bench import bench as bench
@@ -50,6 +51,9 @@ if TYPE_CHECKING:  # the same names again, for type checkers and editors; a test
     from deepmad_hw.workflows.sweep.sweep_axes import Ranges as Ranges, make_plan as make_plan
     from deepmad_hw.workflows.networks.trainable import trainable as trainable
     from deepmad_hw.workflows.design.verify import verify as verify
+    from deepmad_hw.workflows.trial.records import Recipe as Recipe, TrialSettings as TrialSettings
+    from deepmad_hw.workflows.trial.run import trial as trial, verify_trial as verify_trial
+    from deepmad_hw.workflows.trial.runner import Where as Where
 
 __version__ = "0.1.0"
 
@@ -66,7 +70,9 @@ _PUBLIC = {
     "report": "deepmad_hw.workflows.report.page:report",
     "sweep": "deepmad_hw.workflows.sweep.sweep:sweep",
     "trainable": "deepmad_hw.workflows.networks.trainable:trainable",
+    "trial": "deepmad_hw.workflows.trial.run:trial",
     "verify": "deepmad_hw.workflows.design.verify:verify",
+    "verify_trial": "deepmad_hw.workflows.trial.run:verify_trial",
     # records
     "Architecture": "deepmad_hw.network.architecture:Architecture",
     "Environment": "deepmad_hw.latency.measurement:Environment",
@@ -82,12 +88,16 @@ _PUBLIC = {
     "Objective": "deepmad_hw.problem.objective:Objective",
     "Problem": "deepmad_hw.problem.problem:Problem",
     "Ranges": "deepmad_hw.workflows.sweep.sweep_axes:Ranges",
+    "Recipe": "deepmad_hw.workflows.trial.records:Recipe",
+    "Settings": "deepmad_hw.problem.settings:Settings",
     "Solution": "deepmad_hw.problem.solution:Solution",
     "Space": "deepmad_hw.problem.space:Space",
     "Stage": "deepmad_hw.network.architecture:Stage",
     "StageSpace": "deepmad_hw.problem.space:StageSpace",
     "Status": "deepmad_hw.problem.solution:Status",
     "Stem": "deepmad_hw.network.architecture:Stem",
+    "TrialSettings": "deepmad_hw.workflows.trial.records:TrialSettings",
+    "Where": "deepmad_hw.workflows.trial.runner:Where",
     # errors
     "ConfigError": "deepmad_hw.errors:ConfigError",
     "DeepmadError": "deepmad_hw.errors:DeepmadError",

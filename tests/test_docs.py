@@ -158,7 +158,7 @@ def test_the_commands_of_a_page_run_in_their_order(path, tmp_path, monkeypatch, 
     monkeypatch.setattr(samples, "MAX_STOLEN", 2.0)
     monkeypatch.setattr(samples, "MAX_CANARY_SWING", 1e9)
     monkeypatch.chdir(tmp_path)
-    for name in ("latency_tables", "profilers", "deepmad_hw"):
+    for name in ("latency_tables", "profilers", "deepmad_hw", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     for block in blocks(path):
         if block.all("not run"):
@@ -206,8 +206,11 @@ def test_every_command_of_the_readme_has_verbs_and_options_that_exist():
 def require_known_options(commands):
     for words in commands:
         command, rest = get_command(app), words
-        while rest and rest[0] in getattr(command, "commands", {}):
-            command, rest = command.commands[rest[0]], rest[1:]
+        while verbs := getattr(command, "commands", {}):
+            if rest[0] in verbs:
+                command, rest = verbs[rest[0]], rest[1:]
+            else:  # as in `trial RUNFILE`
+                command = verbs["run"]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert [word for word in rest if word.startswith("--") and word not in known] == [], words
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -12,13 +12,14 @@ import typer
 from typer.core import TyperGroup
 
 from deepmad_hw.cli import options, output
-from deepmad_hw.errors import ConfigError, InputFileError
+from deepmad_hw.errors import InputFileError
 
 if TYPE_CHECKING:
     from deepmad_hw.training.jobs import Job
     from deepmad_hw.workflows.trial.check import Check
     from deepmad_hw.workflows.trial.journal import EpochResult, FailedJob, Journal
     from deepmad_hw.workflows.trial.records import Member, Trial
+    from deepmad_hw.workflows.trial.runner import Where
     from deepmad_hw.workflows.trial.trial import TrainedMember
 
 DEFAULT_VERB = "run"
@@ -147,11 +148,18 @@ def run(
     if pack is not None:
         _pack(out / trials.PLAN_FOLDER, pack, f"deepmad-hw trial import {out} {pack}/results.jsonl")
         return
-    with trials.open_journal(out) as journal:
-        if retry:
-            journal.forget_failures()
-        _train(out / trials.PLAN_FOLDER, work, journal, device=device, threads=threads, workers=workers, dask=dask)
-        _conclude(out, found, journal, threads=threads)
+    from deepmad_hw.workflows.trial.run import trial as run_trial
+
+    with _training(work, trials.open_journal, out) as on_result:
+        run_trial(
+            question,
+            images,
+            out,
+            settings=asked,
+            where=_where(device, threads, workers, dask),
+            retry=retry,
+            on_result=on_result,
+        )
     _show(out, json=json)
 
 
@@ -174,6 +182,7 @@ def import_results(
     from deepmad_hw.workflows.trial import check as checks
     from deepmad_hw.workflows.trial import trial as trials
     from deepmad_hw.workflows.trial.records import read_trial
+    from deepmad_hw.workflows.trial.run import conclude
 
     found = read_trial(options.existing_folder(folder))
     check = checks.read_check(folder)
@@ -184,7 +193,8 @@ def import_results(
     else:
         with trials.open_journal(folder) as journal:
             epochs = trials.import_lines(results, journal, trials.jobs_of(found))
-            _conclude(folder, found, journal, threads=1)
+            with output.progress("fitting the objective"):
+                conclude(folder, found, journal)
     output.message(f"{epochs} epochs read from {results}")
     _show(folder, json=json)
 
@@ -210,109 +220,73 @@ def verify(
     from deepmad_hw.workflows.trial import check as checks
     from deepmad_hw.workflows.trial import trial as trials
     from deepmad_hw.workflows.trial.records import read_trial
+    from deepmad_hw.workflows.trial.run import protocol, verify_trial
 
     found = read_trial(options.existing_folder(folder))
-    question = trials.question_of(folder)
-    check = checks.read_check(folder)
-    if check is None:
-        with output.progress("naming the design and its controls") as steps, trials.open_journal(folder) as journal:
-            check = checks.name_networks(
-                folder,
-                found,
-                question,
-                journal,
-                epochs=epochs,
-                seeds=seeds,
-                measure=trials.measurer(question) if measure else None,
-                on_step=lambda text: steps.advance(done=0, text=text),
-            )
-    elif (check.epochs, check.seeds) != (epochs, seeds):
-        raise ConfigError(
-            f"the check was begun with {check.epochs} epochs and {check.seeds} seeds",
-            where=str(folder / checks.CHECK_FOLDER),
-            hint="continue it as it was begun, or remove that folder",
+    with output.progress("naming the design and its controls") as steps:
+        check = protocol(
+            folder,
+            epochs=epochs,
+            seeds=seeds,
+            measured=measure,
+            on_step=lambda text: steps.advance(done=0, text=text),
         )
     if dry_run:
         _show_check(check, found, None)
         return
-    with output.progress("writing the plan"):
-        where = checks.prepare(folder, found, question, check)
     work = checks.jobs_of(check, found)
     if pack is not None:
-        _pack(where, pack, f"deepmad-hw trial import {folder} {pack}/results.jsonl")
+        with output.progress("writing the plan"):
+            plan = checks.prepare(folder, found, trials.question_of(folder), check)
+        _pack(plan, pack, f"deepmad-hw trial import {folder} {pack}/results.jsonl")
         return
-    with checks.open_journal(folder) as journal:
-        if retry:
-            journal.forget_failures()
-        _train(where, work, journal, device=device, threads=threads, workers=workers, dask=dask)
+    with _training(work, checks.open_journal, folder) as on_result:
+        verify_trial(
+            folder,
+            epochs=epochs,
+            seeds=seeds,
+            where=_where(device, threads, workers, dask),
+            retry=retry,
+            on_result=on_result,
+        )
     _show(folder, json=json)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def _train(
-    plan: Path,
-    work: Sequence[Job],
-    journal: Journal,
-    *,
-    device: Device,
-    threads: int,
-    workers: int,
-    dask: str | None,
-) -> None:
-    from deepmad_hw.workflows.trial.runner import train
+def _where(device: Device, threads: int, workers: int, dask: str | None) -> Where:
+    from deepmad_hw.workflows.trial.runner import Where
 
-    with _training(work, journal) as on_result:
-        train(
-            plan,
-            work,
-            journal,
-            device=device.value,
-            threads=threads,
-            workers=workers,
-            dask=dask,
-            on_result=on_result,
-        )
+    return Where(device=device.value, threads=threads, workers=workers, dask=dask)
 
 
 @contextmanager
-def _training(work: Sequence[Job], journal: Journal) -> Iterator[Any]:
+def _training(work: Sequence[Job], opened: Callable[[Path], Journal], folder: Path) -> Iterator[Any]:
     """Give a function that shows results: a bar with the time left on a terminal, a line an epoch elsewhere."""
     from deepmad_hw.workflows.trial.journal import FailedJob
 
     epochs = {job.name: job.epochs for job in work}
     total = sum(epochs.values())
-    done = sum(each.job in epochs for each in journal.results())
+    with opened(folder) as journal:
+        seen = {(each.job, each.epoch) for each in journal.results() if each.job in epochs}
 
     with output.progress(f"training {len(work)} jobs", total=total) as steps:
-        steps.advance(done=done)
+        steps.advance(done=len(seen))
 
         def on_result(result: EpochResult | FailedJob) -> None:
-            nonlocal done
             if isinstance(result, FailedJob):
                 output.message(f"{result.job} failed: {result.failed}")
                 return
-            done += 1
+            if (result.job, result.epoch) in seen:
+                return
+            seen.add((result.job, result.epoch))
             text = f"{result.job} epoch {result.epoch}/{epochs[result.job]} {result.accuracy:.2f} %"
-            steps.advance(done=min(done, total), text=text)
+            steps.advance(done=len(seen), text=text)
             if not steps.drawn:
-                output.message(f"{done}/{total} {text}")
+                output.message(f"{len(seen)}/{total} {text}")
 
         yield on_result
-
-
-def _conclude(folder: Path, found: Trial, journal: Journal, *, threads: int) -> None:
-    """Fit and design, once every job has ended or failed."""
-    from deepmad_hw.workflows.trial import trial as trials
-    from deepmad_hw.workflows.trial.runner import unfinished
-
-    if unfinished(trials.jobs_of(found), journal):
-        return
-    with output.progress("fitting the objective"):
-        fitted = trials.fit(folder, found, journal)
-    with output.progress("designing with it"):
-        trials.best_design(folder, trials.question_of(folder), fitted.objective, threads=threads)
 
 
 def _pack(plan: Path, folder: Path, back: str) -> None:

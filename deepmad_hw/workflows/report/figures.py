@@ -148,7 +148,14 @@ def label(text: str) -> str:
     return shown if len(shown) <= LONGEST_LABEL else f"{shown[: LONGEST_LABEL - 1]}\u2026"
 
 
-def _axes(width_in: float, height_in: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_axes(width_in: float, height_in: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, side by side.
+
+    Args:
+        width_in: of the figure, in inches.
+        height_in: of the figure, in inches.
+        columns: number of panels.
+    """
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     found = figure.subplots(1, columns, squeeze=False)
     return figure, list(found[0])
@@ -171,7 +178,18 @@ def _scale(axis: Any, values: Iterable[float], number: Callable[[float], str]) -
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
-def _mark(axes: Axes, x: float, y: float, gid: str, *, colour: str, shape: str, hollow: bool = False) -> None:
+def draw_mark(axes: Axes, x: float, y: float, gid: str, *, colour: str, shape: str, hollow: bool = False) -> None:
+    """Draw a mark that a reader can point at.
+
+    Args:
+        axes: where.
+        x: its place.
+        y: its place.
+        gid: ``SERIES-mark-KIND``, see the head of this file.
+        colour: one of this file's.
+        shape: of the mark.
+        hollow: whether only its edge is coloured.
+    """
     axes.plot(
         [x],
         [y],
@@ -186,8 +204,16 @@ def _mark(axes: Axes, x: float, y: float, gid: str, *, colour: str, shape: str, 
     )
 
 
-def _key(axes: Axes, text: str, *, colour: str, shape: str, hollow: bool = False) -> None:
-    """Put an entry into the legend without drawing a mark."""
+def legend_entry(axes: Axes, text: str, *, colour: str, shape: str, hollow: bool = False) -> None:
+    """Put an entry into the legend without drawing a mark.
+
+    Args:
+        axes: where.
+        text: of the entry.
+        colour: of its mark.
+        shape: of its mark.
+        hollow: whether only its edge is coloured.
+    """
     face = PAPER if hollow else colour
     axes.plot(
         [], [], linestyle="none", marker=shape, markerfacecolor=face, markeredgecolor=colour, markersize=7, label=text
@@ -229,7 +255,7 @@ def _pareto(results: Results, designs: Sequence[Design], table: str) -> Figure |
     shown = [design for design in designs if design.latency(table) is not None]
     if not shown:
         return None
-    figure, (axes,) = _axes(8.4, 4.5)
+    figure, (axes,) = new_axes(8.4, 4.5)
     groups = list(dict.fromkeys(design.group for design in shown))
     for i, group in enumerate(groups):
         # With more groups than colours that people tell apart, a group's name stands at its last design.
@@ -237,11 +263,11 @@ def _pareto(results: Results, designs: Sequence[Design], table: str) -> Figure |
         line = [design for design in shown if design.group == group]
         _series(axes, line, table, colour, shape)
         if len(groups) <= len(SERIES):
-            _key(axes, label(group or "designs"), colour=colour, shape=shape)
+            legend_entry(axes, label(group or "designs"), colour=colour, shape=shape)
         else:
             _name(axes, line[-1].times(table).middle, line[-1].objective, group, colour=colour, above=True)
     if any(design.row(table) is None for design in shown):
-        _key(axes, "predicted only", colour=SERIES[0][0], shape="o", hollow=True)
+        legend_entry(axes, "predicted only", colour=SERIES[0][0], shape="o", hollow=True)
     references = [
         (j, reference, time)
         for j, reference in enumerate(results.references)
@@ -251,12 +277,12 @@ def _pareto(results: Results, designs: Sequence[Design], table: str) -> Figure |
     for j, reference, time in references:
         objective = float(reference.objective or 0)
         _bar(axes, time, objective, ORANGE)
-        _mark(axes, time.middle, objective, f"p50-mark-r{j}", colour=ORANGE, shape="s")
+        draw_mark(axes, time.middle, objective, f"p50-mark-r{j}", colour=ORANGE, shape="s")
         if time.p99 is not None:
-            _mark(axes, time.p99, objective, f"p99-mark-r{j}", colour=ORANGE, shape="s", hollow=True)
+            draw_mark(axes, time.p99, objective, f"p99-mark-r{j}", colour=ORANGE, shape="s", hollow=True)
         names.append(_name(axes, time.middle, objective, reference.row.name, colour=ORANGE))
     if references:
-        _key(axes, "reference networks", colour=ORANGE, shape="s")
+        legend_entry(axes, "reference networks", colour=ORANGE, shape="s")
     xs = [
         value
         for row in [*(design.times(table) for design in shown), *(time for *_, time in references)]
@@ -288,7 +314,7 @@ def _series(axes: Axes, designs: Sequence[Design], table: str, colour: str, shap
         time = design.times(table)
         _bar(axes, time, design.objective, colour)
         hollow = design.row(table) is None
-        _mark(
+        draw_mark(
             axes,
             time.middle,
             design.objective,
@@ -299,7 +325,7 @@ def _series(axes: Axes, designs: Sequence[Design], table: str, colour: str, shap
         )
         if time.p99 is not None:
             gid = f"p99-mark-d{design.index}"
-            _mark(axes, time.p99, design.objective, gid, colour=colour, shape="D", hollow=True)
+            draw_mark(axes, time.p99, design.objective, gid, colour=colour, shape="D", hollow=True)
 
 
 def _bar(axes: Axes, time: facts.Times, y: float, colour: str) -> None:
@@ -314,7 +340,7 @@ def _accuracy(results: Results) -> Figure | None:
     pairs = facts.predictions(results)
     if not pairs:
         return None
-    figure, (left, right) = _axes(8.4, 3.9, 2)
+    figure, (left, right) = new_axes(8.4, 3.9, 2)
     kinds = {
         "calibration": ("the table's own networks", GREY, "."),
         "design": ("designs", BLUE, "o"),
@@ -336,7 +362,7 @@ def _accuracy(results: Results) -> Figure | None:
                     gid=gid if axes is right else "all-dot",
                 )
         if found:
-            _key(left, text, colour=colour, shape="o" if shape == "." else shape)
+            legend_entry(left, text, colour=colour, shape="o" if shape == "." else shape)
     every = [value for pair in pairs for value in (pair.measured_ms, pair.predicted_ms)]
     low, high = min(every) * 0.9, max(every) * 1.1
     line = np.array([low, high])
@@ -362,13 +388,13 @@ def _prices(designs: Sequence[Design]) -> Figure | None:
     panels = facts.prices(designs)
     if len(designs) < 2 or not panels:
         return None
-    figure, found = _axes(PANEL_WIDTHS_IN[len(panels) - 1], 3.2, len(panels))
+    figure, found = new_axes(PANEL_WIDTHS_IN[len(panels) - 1], 3.2, len(panels))
     for axes, panel in zip(found, panels, strict=True):
         xs, ys = [x for _, x, _ in panel.values], [y for *_, y in panel.values]
         order = np.argsort(xs, kind="stable")
         axes.plot(np.array(xs)[order], np.array(ys)[order], color=BLUE, linewidth=1.4, alpha=0.55)
         for design, x, y in panel.values:
-            _mark(axes, x, y, f"all-mark-d{design.index}", colour=BLUE, shape="o", hollow=y == 0)
+            draw_mark(axes, x, y, f"all-mark-d{design.index}", colour=BLUE, shape="o", hollow=y == 0)
         _scale(axes.xaxis, xs, facts.number)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
@@ -383,7 +409,7 @@ def _family(designs: Sequence[Design]) -> Figure | None:
     shown = [design for design in designs if design.rho_limit is not None and design.network is not None]
     if len({design.rho_limit for design in shown}) < 2:
         return None
-    figure, found = _axes(9.8, 2.7, len(facts.SHAPES))
+    figure, found = new_axes(9.8, 2.7, len(facts.SHAPES))
     for axes, shape in zip(found, facts.SHAPES, strict=True):
         for i, group in enumerate(facts.at_equal_latency(shown)):
             colour, marker = SERIES[i % len(SERIES)]
@@ -392,7 +418,7 @@ def _family(designs: Sequence[Design]) -> Figure | None:
             axes.plot(xs, ys, color=colour, linewidth=1.4, alpha=0.55)
             for design in group:
                 gid = f"all-mark-d{design.index}"
-                _mark(axes, float(design.rho_limit or 0), shape.of(design), gid, colour=colour, shape=marker)
+                draw_mark(axes, float(design.rho_limit or 0), shape.of(design), gid, colour=colour, shape=marker)
         axes.set_title(shape.title)
         axes.set(xlabel="rho_0")
         axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -6,27 +6,26 @@ by their hashes, and nothing else: no request, no foreign script, no frame, no f
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from deepmad_hw import __version__, units
-from deepmad_hw.errors import StorageError
+from deepmad_hw import units
+from deepmad_hw.errors import ConfigError, StorageError
 from deepmad_hw.files.atomic import write_atomically
 from deepmad_hw.problem.solution import Price
 from deepmad_hw.workflows.report import drawing, facts, figures
 from deepmad_hw.workflows.report.facts import Design
 from deepmad_hw.workflows.report.figures import Plot
 from deepmad_hw.workflows.report.inline import inline_svg
+from deepmad_hw.workflows.report.template import environment, printable, render, resource
+from deepmad_hw.workflows.report.trial_page import trial_page
 from deepmad_hw.workflows.results.results import Reference, Results, TableHealth, told_penalty
 from deepmad_hw.workflows.results.results_folder import load_results
+from deepmad_hw.workflows.trial.records import TRIAL_FILE
 
 NONE = "\u2013"
 NOTED_DRIFT = 0.05
@@ -53,7 +52,7 @@ def report(
     """Write results as one self-contained HTML file, and their plots as SVG and PNG.
 
     Args:
-        results: what to tell of, or a folder that `sweep`, `design` or `quickstart` wrote.
+        results: what to tell of, or a folder that `sweep`, `design`, `quickstart` or `trial` wrote.
         out: the HTML file.
         bench: what ``bench --json`` printed, to be shown beside the designs of a folder.
         plots_folder: where the plots go as files, made where it is not there; None writes none.
@@ -62,10 +61,8 @@ def report(
         InputFileError: the folder holds no results, or a file cannot be used.
         StorageError: a file could not be written.
     """
-    found = results if isinstance(results, Results) else load_results(results, bench=bench)
-    drawn = figures.plots(found)
-    write_atomically(out, page(found, drawn).encode("utf-8", errors="replace"))
-    notes = () if facts.designs(found) else found.notes or ("no point of it holds a design",)
+    text, drawn, notes = _told_of(results, bench)
+    write_atomically(out, text.encode("utf-8", errors="replace"))
     if plots_folder is None:
         return Written(page=out, notes=notes)
     try:
@@ -76,6 +73,18 @@ def report(
     return Written(page=out, plots=plots, notes=notes)
 
 
+def _told_of(results: Results | Path, bench: Path | None) -> tuple[str, tuple[Plot, ...], tuple[str, ...]]:
+    """Return a page, its plots, and why there is no design to tell of."""
+    if isinstance(results, Path) and (results / TRIAL_FILE).is_file():
+        if bench is not None:
+            raise ConfigError("a trial has its own measurements", where="--bench", hint="leave it away")
+        return (*trial_page(results), ())
+    found = results if isinstance(results, Results) else load_results(results, bench=bench)
+    drawn = figures.plots(found)
+    notes = () if facts.designs(found) else found.notes or ("no point of it holds a design",)
+    return page(found, drawn), drawn, notes
+
+
 def page(results: Results, drawn: Sequence[Plot] | None = None) -> str:
     """Return results as a page, the same for the same results.
 
@@ -84,14 +93,10 @@ def page(results: Results, drawn: Sequence[Plot] | None = None) -> str:
         drawn: their plots, or None to draw them.
     """
     designs = facts.designs(results)
-    style, script = _resource("report.css"), _resource("report.js")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
-    )
-    environment.filters["number"] = facts.number
-    drawn_network = environment.from_string(_resource("network.svg.jinja"))
+    drawn_network = environment().from_string(resource("network.svg.jinja"))
     health = [_health(table) for table in results.tables]
-    return environment.from_string(_resource("report.html.jinja")).render(
+    return render(
+        "report.html.jinja",
         results=results,
         told_penalty=told_penalty,
         designs=designs,
@@ -110,11 +115,6 @@ def page(results: Results, drawn: Sequence[Plot] | None = None) -> str:
         drawn_network=lambda design: Markup(  # noqa: S704 - rendered, and so escaped, by the line below
             drawn_network.render(picture=drawing.picture(design.network), base=drawing.BASE)
         ),
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        version=__version__,
         facts=facts,
         units=units,
         ms=_ms,
@@ -192,21 +192,6 @@ def _drift(results: Results) -> str:
     return f"The machine ran {abs(drift - 1):.0%} {slower} while measuring than when the table was made."
 
 
-def _resource(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _printable(value: Any) -> Any:
-    """Replace characters that no page shows and that turn the reading direction of others."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in value)
-
-
 def _title(name: str) -> str:
     titles = {
         "accuracy": "Predicted and measured latency",
@@ -230,7 +215,7 @@ def _told_reference(reference: Reference) -> str:
 
 
 def _text(value: str) -> str:
-    return str(_printable(value))
+    return str(printable(value))
 
 
 def _limited(designs: Sequence[Design]) -> list[Design]:

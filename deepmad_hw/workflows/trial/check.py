@@ -137,6 +137,26 @@ def read_check(folder: Path) -> Check | None:
     return check
 
 
+def require_same(check: Check, *, epochs: int, seeds: int, where: Path) -> None:
+    """Refuse to continue a check with another schedule.
+
+    Args:
+        check: that was begun.
+        epochs: asked for now.
+        seeds: asked for now.
+        where: its folder.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    if (check.epochs, check.seeds) != (epochs, seeds):
+        raise ConfigError(
+            f"the check was begun with {check.epochs} epochs and {check.seeds} seeds",
+            where=str(where),
+            hint="continue it as it was begun, or remove that folder",
+        )
+
+
 def name_networks(
     folder: Path,
     trial: Trial,

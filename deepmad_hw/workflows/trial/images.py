@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from deepmad_hw.errors import InputFileError, MissingExtraError
 
 LARGEST_BYTES = 16 * 2**30  # of all pixels together
+FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 TRAIN, TEST = "train", "test"
 GREY = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
@@ -138,7 +139,7 @@ def _from_folder(folder: Path, shape: tuple[int, int, int], on_image: Callable[[
     pillow = _pillow(folder)
     for row, (path, _) in enumerate(files):
         try:
-            with pillow.open(path) as image:
+            with pillow.open(path, formats=FORMATS) as image:
                 pixels[row] = _resized(image, shape, pillow)
         except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
             raise InputFileError(

@@ -10,15 +10,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepmad_hw.errors import DeviceLostError, MissingExtraError
+from deepmad_hw.errors import ConfigError, DeviceLostError, MissingExtraError
 from deepmad_hw.training import jobs
 from deepmad_hw.training.jobs import Job, child_lines
 from deepmad_hw.workflows.executors import workers as executors
 from deepmad_hw.workflows.trial.journal import EpochResult, FailedJob, Journal
-from deepmad_hw.workflows.trial.records import Trial
+from deepmad_hw.workflows.trial.records import DEVICES, Trial
 
 LONGEST_TIMING_S = 600.0
 
@@ -39,16 +40,33 @@ def unfinished(work: Sequence[Job], journal: Journal) -> list[Job]:
     return [job for job in work if job.name not in failed and reached.get(job.name, 0) < job.epochs]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Where:
+    """What networks are trained on.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: processor threads of each training.
+        workers: trainings at once on this machine.
+        dask: address of a Dask scheduler whose workers see the trial's folder under the same path, or None.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    workers: int = 1
+    dask: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what trains nothing."""
+        if self.device not in DEVICES:
+            raise ConfigError(f"expected one of {', '.join(DEVICES)}, got {self.device!r}", where="device")
+        for name in ("threads", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"expected at least 1, got {getattr(self, name)}", where=name)
+
+
 def train(
-    folder: Path,
-    work: Sequence[Job],
-    journal: Journal,
-    *,
-    device: str = "cpu",
-    threads: int = 1,
-    workers: int = 1,
-    dask: str | None = None,
-    on_result: OnResult = lambda result: None,
+    folder: Path, work: Sequence[Job], journal: Journal, where: Where, *, on_result: OnResult = lambda result: None
 ) -> None:
     """Train what is left of a plan; every epoch is in the journal as soon as it is known.
 
@@ -58,10 +76,7 @@ def train(
         folder: of the plan.
         work: its jobs.
         journal: into which results go, and which says what is done.
-        device: ``cpu`` or ``cuda``.
-        threads: of each job.
-        workers: jobs at once on this machine.
-        dask: address of a Dask scheduler whose workers see the folder under the same path, or None.
+        where: what is trained on.
         on_result: is told every result.
 
     Raises:
@@ -72,12 +87,14 @@ def train(
     if not left:
         return
     require_torch()
-    if dask is not None:
-        _on_cluster(folder, left, journal, device=device, threads=threads, dask=dask, on_result=on_result)
-        return
-    with _Crew(folder, left, device=device, threads=threads, workers=workers) as crew:
-        for line in crew.lines():
-            on_result(journal.add(line))
+    lines = _cluster_lines(folder, left, where) if where.dask is not None else _local_lines(folder, left, where)
+    for line in lines:
+        on_result(journal.add(line))
+
+
+def _local_lines(folder: Path, left: Sequence[Job], where: Where) -> Iterator[dict[str, Any]]:
+    with _Crew(folder, left, where) as crew:
+        yield from crew.lines()
 
 
 class _Crew:
@@ -86,20 +103,18 @@ class _Crew:
     Args:
         folder: of the plan.
         left: jobs to do.
-        device: ``cpu`` or ``cuda``.
-        threads: of each job.
-        workers: jobs at once.
+        where: what is trained on.
     """
 
-    def __init__(self, folder: Path, left: Sequence[Job], *, device: str, threads: int, workers: int) -> None:
-        self._folder, self._device, self._threads = folder, device, threads
+    def __init__(self, folder: Path, left: Sequence[Job], where: Where) -> None:
+        self._folder, self._where = folder, where
         self._waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
         for job in left:
             self._waiting.put(job)
         self._said: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
         self._children: list[subprocess.Popen[str]] = []
         self._stopped = threading.Event()
-        self._size = min(workers, len(left))
+        self._size = min(where.workers, len(left))
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield what the jobs say, as they say it."""
@@ -123,8 +138,8 @@ class _Crew:
                 for line in child_lines(
                     self._folder,
                     job.name,
-                    device=self._device,
-                    threads=self._threads,
+                    device=self._where.device,
+                    threads=self._where.threads,
                     on_start=self._children.append,
                 ):
                     self._said.put(line)
@@ -197,25 +212,16 @@ def require_torch() -> None:
         )
 
 
-def _on_cluster(
-    folder: Path,
-    left: Sequence[Job],
-    journal: Journal,
-    *,
-    device: str,
-    threads: int,
-    dask: str,
-    on_result: OnResult,
-) -> None:
-    with executors(dask=dask) as crew:
+def _cluster_lines(folder: Path, left: Sequence[Job], where: Where) -> Iterator[dict[str, Any]]:
+    with executors(dask=where.dask) as crew:
         pending: set[Future[str]] = {
-            crew.executor.submit(_whole_job, str(folder.resolve()), job.name, device, threads) for job in left
+            crew.executor.submit(_whole_job, str(folder.resolve()), job.name, where.device, where.threads)
+            for job in left
         }
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
-                for line in json.loads(future.result()):
-                    on_result(journal.add(line))
+                yield from json.loads(future.result())
 
 
 def _whole_job(folder: str, job: str, device: str, threads: int) -> str:
