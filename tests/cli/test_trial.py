@@ -1,6 +1,7 @@
 """`trial` as a user runs it: choose, train, fit, design, check; stopped, packed and imported on the way."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -108,6 +109,30 @@ def test_the_design_and_every_network_are_files_that_other_verbs_read(run, finis
     assert run("verify", finished / "design").code == 0
     for path in sorted((finished / "networks").iterdir())[:2]:
         assert run("export", path, "--target", "onnx", "--out", tmp_path / f"{path.stem}.onnx").code == 0
+
+
+def test_the_report_shows_what_was_found_and_refers_to_nothing_outside(run, trial, tmp_path):
+    assert run("trial", "verify", trial, "--epochs", 1, "--seeds", 2).code == 0
+    ran = run("report", trial, "--out", tmp_path / "trial.html")
+    assert ran.code == 0, ran.err
+    page = (tmp_path / "trial.html").read_text()
+    for part in ("Between two seeds", "What ranks them", "Weights of the calibrated objective", "spread1", "Check"):
+        assert part in page
+    assert page.count("<script") == page.count("<style") == 1
+    assert not re.search(r"""(?:src|href)=["'](?!#)|https?://(?!www\.w3\.org)""", page)
+    names = {path.name for path in (tmp_path / "trial-plots").iterdir()}
+    assert names == {f"{plot}.{kind}" for plot in ("accuracy", "rules", "weights") for kind in ("svg", "png")}
+    again = run("report", trial, "--out", tmp_path / "again.html")
+    assert again.code == 0
+    assert (tmp_path / "again.html").read_text() == page
+    assert run("report", trial, "--bench", tmp_path / "b.json", "--out", tmp_path / "x.html").code == 2
+
+
+def test_a_report_of_an_unfinished_trial_says_how_far_it_is(run, question, tmp_path):
+    folder = tmp_path / "trial"
+    assert start(run, question, folder, "--pack", tmp_path / "pack").code == 0
+    assert run("report", folder, "--out", tmp_path / "trial.html").code == 0
+    assert "trainings have ended; the same command goes on" in (tmp_path / "trial.html").read_text()
 
 
 def test_run_is_the_verb_where_none_is_named(run, question, finished):
