@@ -11,6 +11,7 @@ from deepmad_hw.predict import accuracy
 from deepmad_hw.problem import entropy
 from deepmad_hw.workflows.report import figures, trial_figures
 from deepmad_hw.workflows.trial import check as checks
+from deepmad_hw.workflows.trial import outcomes
 from deepmad_hw.workflows.trial import trial as trials
 from deepmad_hw.workflows.trial.journal import Journal
 from deepmad_hw.workflows.trial.records import read_trial
@@ -88,9 +89,9 @@ def write(results, out):
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with journal_of(results / "epochs.jsonl", folder) as journal:
-            trained = trials.outcomes(trial, journal)
-            ended = len(trials.ended_jobs(trials.jobs_of(trial), journal))
-            population = trials.population_of(trial, journal)
+            trained = outcomes.outcomes(trial, journal)
+            ended = len(outcomes.ended_jobs(trials.jobs_of(trial), journal))
+            population = outcomes.population_of(trial, journal)
         objective = accuracy.fit(population)
         comparison = accuracy.compare(population, seed=trial.settings.seed)
         checked = "It has not begun." if check is None else _check(results, folder, check, trial)
@@ -156,7 +157,7 @@ def _ranked(trained):
 
 
 def _noise(trained):
-    found = trials.noise(trained)
+    found = outcomes.noise(trained)
     count = sum(len(each.accuracies) > 1 for each in trained)
     if found is None:
         return "No network has been trained with a second seed yet."
@@ -179,7 +180,7 @@ def _rules(comparison):
 def _check(results, folder, check, trial):
     work = checks.jobs_of(check, trial)
     with journal_of(results / "check" / "epochs.jsonl", folder) as journal:
-        ended = len(trials.ended_jobs(work, journal))
+        ended = len(outcomes.ended_jobs(work, journal))
         named, verdicts = checks.verdicts(check, trial, journal)
     by_name = {each.control.name: each for each in verdicts}
     rows = []

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from deepmad_hw.training.jobs import Job
     from deepmad_hw.workflows.trial.check import Check
     from deepmad_hw.workflows.trial.journal import EpochResult, FailedJob, Journal
+    from deepmad_hw.workflows.trial.outcomes import TrainedMember
     from deepmad_hw.workflows.trial.records import Member, Trial
     from deepmad_hw.workflows.trial.runner import Where
-    from deepmad_hw.workflows.trial.trial import TrainedMember
 
 DEFAULT_VERB = "run"
 HELP_OPTIONS = ("-h", "--help")
@@ -181,18 +181,19 @@ def import_results(
     """Take in the results of a packed training; when all are there, fit the objective and design with it."""
     from deepmad_hw.workflows.trial import check as checks
     from deepmad_hw.workflows.trial import trial as trials
+    from deepmad_hw.workflows.trial.journal import belongs, import_lines
     from deepmad_hw.workflows.trial.records import read_trial
     from deepmad_hw.workflows.trial.run import conclude
 
     found = read_trial(options.existing_folder(folder))
     check = checks.read_check(folder)
     work = [] if check is None else checks.jobs_of(check, found)
-    if work and trials.belongs(results, work):
+    if work and belongs(results, work):
         with checks.open_journal(folder) as journal:
-            epochs = trials.import_lines(results, journal, work)
+            epochs = import_lines(results, journal, work)
     else:
         with trials.open_journal(folder) as journal:
-            epochs = trials.import_lines(results, journal, trials.jobs_of(found))
+            epochs = import_lines(results, journal, trials.jobs_of(found))
             with output.progress("fitting the objective"):
                 conclude(folder, found, journal)
     output.message(f"{epochs} epochs read from {results}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from deepmad_hw.errors import ConfigError
-from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem, require_resolution
+from deepmad_hw.network.architecture import require_resolution
 from deepmad_hw.network.layer import IMAGE, Graph, LayerSpec, Node
 from deepmad_hw.registry import require_known
 
@@ -93,13 +93,13 @@ def scaled(
         raise ConfigError(f"expected a power of 2 up to {TOTAL_STRIDE}, got {total_stride}", where="total_stride")
     net = _Net(resolution, in_channels=in_channels, strides_undone=undone)
     if name == "resnet18":
-        widths = tuple(_on_grid(width * each) for each in _RESNET_WIDTHS)
+        widths = tuple(_on_grid(width * each) for each in RESNET_WIDTHS)
         depths = (_blocks(depth * 2),) * len(widths)
         _resnet(_basic_block, *depths, widths=widths)(net)
     else:
         rows = [
             (ratio, kernel, _on_grid(width * out), _blocks(depth * number), stride)
-            for ratio, kernel, out, number, stride in _MOBILENET_V2
+            for ratio, kernel, out, number, stride in MOBILENET_V2
         ]
         stem, head = _on_grid(32 * width), _on_grid(1280 * width)
         _mobile(_uniform(rows, stem=stem, activation="relu6"), stem=stem, head=head, activation="relu6")(net)
@@ -222,8 +222,8 @@ def _skip(net: _Net, prefix: str, *, source: str, out: int, stride: int) -> str:
 
 # --- ResNet: He et al., CVPR 2016 -----------------------------------------------------------------------------------
 
-_BOTTLENECK_EXPANSION = 4
-_RESNET_WIDTHS = (64, 128, 256, 512)
+BOTTLENECK_EXPANSION = 4
+RESNET_WIDTHS = (64, 128, 256, 512)
 
 
 def _basic_block(net: _Net, prefix: str, *, width: int, stride: int) -> None:
@@ -234,14 +234,14 @@ def _basic_block(net: _Net, prefix: str, *, width: int, stride: int) -> None:
 
 
 def _bottleneck_block(net: _Net, prefix: str, *, width: int, stride: int) -> None:
-    source, out = net.last, width * _BOTTLENECK_EXPANSION
+    source, out = net.last, width * BOTTLENECK_EXPANSION
     skip = _skip(net, prefix, source=source, out=out, stride=stride)
     net.conv(f"{prefix}.conv1", source=source, out=width, activation="relu")
     net.conv(f"{prefix}.conv2", out=width, kernel=3, stride=stride, activation="relu")
     net.conv(f"{prefix}.conv3", out=out, activation="relu", residual=skip)
 
 
-def _resnet(block: Callable[..., None], *depths: int, widths: Sequence[int] = _RESNET_WIDTHS) -> Callable[[_Net], None]:
+def _resnet(block: Callable[..., None], *depths: int, widths: Sequence[int] = RESNET_WIDTHS) -> Callable[[_Net], None]:
     def build(net: _Net) -> None:
         stride = net.stride(2)
         net.conv("stem", out=widths[0], kernel=7 if stride == 2 else 3, stride=stride, activation="relu")
@@ -331,7 +331,7 @@ def _uniform(
 
 
 # Sandler et al., CVPR 2018, table 2.
-_MOBILENET_V2 = (
+MOBILENET_V2 = (
     (1, 3, 16, 1, 1),
     (6, 3, 24, 2, 2),
     (6, 3, 32, 3, 2),
@@ -341,7 +341,7 @@ _MOBILENET_V2 = (
     (6, 3, 320, 1, 1),
 )
 # Tan and Le, ICML 2019, table 1.
-_EFFICIENTNET_B0 = (
+EFFICIENTNET_B0 = (
     (1, 3, 16, 1, 1),
     (6, 3, 24, 2, 2),
     (6, 5, 40, 2, 2),
@@ -398,68 +398,14 @@ _NETWORKS: dict[str, Callable[[_Net], None]] = {
     "resnet50": _resnet(_bottleneck_block, 3, 4, 6, 3),
     "resnet101": _resnet(_bottleneck_block, 3, 4, 23, 3),
     "mobilenet_v2": _mobile(
-        _uniform(_MOBILENET_V2, stem=32, activation="relu6"), stem=32, head=1280, activation="relu6"
+        _uniform(MOBILENET_V2, stem=32, activation="relu6"), stem=32, head=1280, activation="relu6"
     ),
     "mobilenet_v3_large": _mobile(_MOBILENET_V3_LARGE, stem=16, head=960, activation="hardswish", hidden=1280),
     "efficientnet_b0": _mobile(
-        _uniform(_EFFICIENTNET_B0, stem=32, activation="silu", squeeze=_QUARTER_OF_INPUT),
+        _uniform(EFFICIENTNET_B0, stem=32, activation="silu", squeeze=_QUARTER_OF_INPUT),
         stem=32,
         head=1280,
         activation="silu",
     ),
     "regnet_y_400mf": _regnet_y_400mf,
 }
-
-
-# --- The same networks in the project's own layers, where entropy is defined ----------------------------------------
-
-
-def in_own_layers(name: str) -> Architecture | None:
-    """Return a reference network's widths and depths as an architecture, or None where no family resembles it.
-
-    DeepMAD's objective is defined for architectures. Their projections, squeeze-excite widths and first blocks differ
-    a little from the originals': max pooling becomes the stride of the first stage, and a stage has one inner width.
-
-    Args:
-        name: one of `names()`.
-    """
-    if name in _RESNET_DEPTHS:
-        return _own_resnet(*_RESNET_DEPTHS[name])
-    if name == "mobilenet_v2":
-        return _own_mobile("mbconv", _MOBILENET_V2, activation="relu6")
-    if name == "efficientnet_b0":
-        return _own_mobile("mbconv_se", _EFFICIENTNET_B0, activation="silu")
-    return None
-
-
-_RESNET_DEPTHS = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-}
-
-
-def _own_resnet(family: str, depths: Sequence[int]) -> Architecture:
-    expansion = _BOTTLENECK_EXPANSION if family == "bottleneck" else 1
-    stages = tuple(
-        Stage(out=width * expansion, bottleneck=width, kernel=3, stride=2, depth=depth)
-        for width, depth in zip(_RESNET_WIDTHS, depths, strict=True)
-    )
-    return Architecture(family=family, resolution=(224, 224), stem=Stem(out=64, kernel=7), stages=stages)
-
-
-def _own_mobile(family: str, rows: Sequence[tuple[int, int, int, int, int]], *, activation: str) -> Architecture:
-    stages, channels = [], 32
-    for ratio, kernel, out, depth, stride in rows:
-        inner = ratio * (out if depth > 1 else channels)
-        stages.append(Stage(out=out, bottleneck=inner, kernel=kernel, stride=stride, depth=depth))
-        channels = out
-    return Architecture(
-        family=family,
-        resolution=(224, 224),
-        stem=Stem(out=32),
-        stages=tuple(stages),
-        head=Head(out=1280),
-        activation=activation,
-    )

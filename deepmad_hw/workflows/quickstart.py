@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deepmad_hw.errors import ForeignTableError, InputFileError, SolverError
 from deepmad_hw.latency.model import predict_ms, upper_ms
-from deepmad_hw.network import costs, reference
+from deepmad_hw.network import costs, reference, reference_designs
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.problem import check
 from deepmad_hw.problem.problem import LatencyLimit, Problem
@@ -171,7 +171,7 @@ def _near(predicted_ms: float, budget_ms: float) -> bool:
 
 def _line(row: BenchRow, solution: Solution) -> Line:
     designed = row.name == Path(MODEL_FILE).stem
-    architecture = solution.architecture if designed else reference.in_own_layers(row.name)
+    architecture = solution.architecture if designed else reference_designs.in_own_layers(row.name)
     graph_of_row = load_network(row.name).graph if not designed else None
     evaluation = check.evaluate(architecture) if architecture is not None else None
     counted = graph_of_row if graph_of_row is not None else architecture

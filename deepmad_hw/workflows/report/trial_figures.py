@@ -13,7 +13,7 @@ from deepmad_hw.predict import accuracy
 from deepmad_hw.problem.objective import Objective
 from deepmad_hw.workflows.report import facts, figures
 from deepmad_hw.workflows.report.figures import BLUE, GREEN, MUTED, ORANGE, Plot
-from deepmad_hw.workflows.trial.trial import TrainedMember
+from deepmad_hw.workflows.trial.outcomes import TrainedMember
 
 
 def plots(

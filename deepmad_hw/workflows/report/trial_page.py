@@ -13,8 +13,9 @@ from deepmad_hw.workflows.report import trial_figures
 from deepmad_hw.workflows.report.figures import Plot
 from deepmad_hw.workflows.report.inline import inline_svg
 from deepmad_hw.workflows.report.template import printable, render
+from deepmad_hw.workflows.trial.outcomes import TrainedMember, population_of
 from deepmad_hw.workflows.trial.summary import Summary, summarize
-from deepmad_hw.workflows.trial.trial import TrainedMember, open_journal, population_of
+from deepmad_hw.workflows.trial.trial import open_journal
 
 TITLES = {
     "accuracy": "Validation accuracy against latency",

@@ -16,7 +16,7 @@ from deepmad_hw.formats import serde
 from deepmad_hw.formats.serde import ProblemFile, TableReference
 from deepmad_hw.formats.serde_table import table_sha256
 from deepmad_hw.latency.model import predict_ms, uncovered
-from deepmad_hw.network import costs, reference, released
+from deepmad_hw.network import costs, reference, reference_designs, released
 from deepmad_hw.network.architecture import Architecture
 from deepmad_hw.network.expand import expand
 from deepmad_hw.network.layer import Graph
@@ -131,7 +131,7 @@ def _completed(found: Reference) -> Reference:
     if name in released.names():
         network = own = released.get(name)
     elif name in reference.names():
-        network, own = reference.get(name), reference.in_own_layers(name)
+        network, own = reference.get(name), reference_designs.in_own_layers(name)
     else:
         return found
     counted = replace(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any
 
 from deepmad_hw.errors import InputFileError, StorageError
-from deepmad_hw.files.jsonfile import Place, plain, record
+from deepmad_hw.files.jsonfile import Place, parse_json, plain, read_text, record
+from deepmad_hw.training.jobs import Job
 
 JOURNAL_FILE = "journal.sqlite"
 BUSY_S = 60.0
@@ -196,6 +197,50 @@ def read_line(line: object, at: Place) -> EpochResult | FailedJob:
     if result.test_right is not None and not 0 <= result.test_right <= (result.test_images or 0):
         raise at.error(f"expected 0 to {result.test_images} test images named right, got {result.test_right}")
     return result
+
+
+def belongs(path: Path, work: Sequence[Job]) -> bool:
+    """Return whether the first line of a packed training's results is of some jobs, by network, seed and epochs.
+
+    Args:
+        path: ``results.jsonl`` that ``python train.py`` wrote.
+        work: the jobs.
+
+    Raises:
+        InputFileError: it cannot be read.
+    """
+    first = next((line for line in read_text(path).splitlines() if line.strip()), "")
+    return bool(first) and parse_json(first, where=f"{path}:1").get("job") in {job.name for job in work}
+
+
+def import_lines(path: Path, journal: Journal, work: Sequence[Job]) -> int:
+    """Put the lines of a packed training into a journal; nothing is stored where one of them is wrong.
+
+    Args:
+        path: ``results.jsonl`` that ``python train.py`` wrote.
+        journal: of the jobs.
+        work: the jobs.
+
+    Returns:
+        How many epochs were read.
+
+    Raises:
+        InputFileError: a line that is none, or of a job that is not among them.
+        StorageError: the disk does not take them.
+    """
+    known = {job.name: job for job in work}
+    parsed = [
+        (f"{path}:{number}", parse_json(text, where=f"{path}:{number}"))
+        for number, text in enumerate(read_text(path).splitlines(), start=1)
+        if text.strip()
+    ]
+    for where, line in parsed:
+        result = read_line(line, Place(where))
+        if result.job not in known:
+            raise InputFileError(f"there is no job {result.job[:60]!r}", where=where)
+        if result.epoch is not None and result.epoch > known[result.job].epochs:
+            raise InputFileError(f"epoch {result.epoch} of {known[result.job].epochs}", where=where)
+    return sum(isinstance(journal.add(line, where=where), EpochResult) for where, line in parsed)
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from deepmad_hw.workflows.design.design import Question, with_tables
 from deepmad_hw.workflows.runfile.config import load_run
 from deepmad_hw.workflows.trial import check as checks
 from deepmad_hw.workflows.trial import trial as trials
+from deepmad_hw.workflows.trial.budgets import OnStep, measurer
 from deepmad_hw.workflows.trial.check import Check
+from deepmad_hw.workflows.trial.controls import name_networks
 from deepmad_hw.workflows.trial.journal import EpochResult, FailedJob, Journal
+from deepmad_hw.workflows.trial.outcomes import best_design, fit
 from deepmad_hw.workflows.trial.records import Trial, TrialSettings, read_trial
 from deepmad_hw.workflows.trial.runner import OnResult, Where, train, unfinished
 from deepmad_hw.workflows.trial.summary import Summary, summarize
-from deepmad_hw.workflows.trial.trial import OnStep
 
 
 def _silent(_: str | EpochResult | FailedJob) -> None:
@@ -78,9 +80,9 @@ def conclude(folder: Path, found: Trial, journal: Journal, *, on_step: OnStep = 
     if unfinished(trials.jobs_of(found), journal):
         return
     on_step("fitting the objective")
-    fitted = trials.fit(folder, found, journal)
+    fitted = fit(folder, found, journal)
     on_step("designing with it")
-    trials.best_design(folder, trials.question_of(folder), fitted.objective)
+    best_design(folder, trials.question_of(folder), fitted.objective)
 
 
 def protocol(
@@ -104,9 +106,9 @@ def protocol(
         checks.require_same(check, epochs=epochs, seeds=seeds, where=folder / checks.CHECK_FOLDER)
         return check
     question = trials.question_of(folder)
-    measure = trials.measurer(question) if measured else None
+    measure = measurer(question) if measured else None
     with trials.open_journal(folder) as journal:
-        return checks.name_networks(
+        return name_networks(
             folder,
             read_trial(folder),
             question,

@@ -16,18 +16,17 @@ from deepmad_hw.workflows.design.calibrate import comparison_to_json
 from deepmad_hw.workflows.results.folders import DESIGN_FILE
 from deepmad_hw.workflows.trial import check as checks
 from deepmad_hw.workflows.trial.check import Check, Estimate, Verdict
-from deepmad_hw.workflows.trial.records import Trial, read_trial, trial_to_json
-from deepmad_hw.workflows.trial.runner import unfinished
-from deepmad_hw.workflows.trial.trial import (
+from deepmad_hw.workflows.trial.outcomes import (
     DESIGN_FOLDER,
     OBJECTIVE_FILE,
     TrainedMember,
-    jobs_of,
     noise,
-    open_journal,
     outcomes,
     population_of,
 )
+from deepmad_hw.workflows.trial.records import Trial, read_trial, trial_to_json
+from deepmad_hw.workflows.trial.runner import unfinished
+from deepmad_hw.workflows.trial.trial import jobs_of, open_journal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from deepmad_hw.network.expand import expand
 from deepmad_hw.optimize.population import Pool
 from deepmad_hw.problem import check, entropy, sampling
 from deepmad_hw.problem.problem import Limits
-from deepmad_hw.workflows.trial import members
+from deepmad_hw.workflows.trial import budgets, members, scaled_references
 
 NETWORKS = 16
 
@@ -28,9 +28,9 @@ def test_members_keep_all_limits_use_the_budget_and_differ(budget, request):
     for each in chosen.members:
         evaluation = check.evaluate_for(question.problem, each.architecture, question.models)
         assert check.refusals(question.problem, each.architecture, evaluation) == ()
-        assert members.cost_share(each, question) <= 1
+        assert budgets.cost_share(each, question) <= 1
         if each.why in (members.SPREAD, members.RANDOM):
-            assert members.cost_share(each, question) >= members.LEAST_SHARE
+            assert budgets.cost_share(each, question) >= budgets.LEAST_SHARE
 
 
 def test_members_are_there_of_every_kind_and_reach_the_ends(by_macs):
@@ -50,14 +50,14 @@ def test_the_same_seed_chooses_the_same_networks(by_macs):
 
 
 def test_features_of_chosen_networks_move_less_together_than_those_of_random_ones(by_macs):
-    pool = Pool(by_macs.problem, {}, least_share=members.LEAST_SHARE)
+    pool = Pool(by_macs.problem, {}, least_share=budgets.LEAST_SHARE)
     chosen = pool.condition([each.architecture for each in members.choose(by_macs, networks=20).members])
     drawn = [pool.condition(pool.chosen(given=[], spread=0, random=20)) for _ in range(5)]
     assert chosen < np.median(drawn)
 
 
 def test_the_pools_features_are_those_of_the_checker(by_macs):
-    pool = Pool(by_macs.problem, {}, least_share=members.LEAST_SHARE)
+    pool = Pool(by_macs.problem, {}, least_share=budgets.LEAST_SHARE)
     designs = pool.designs[:50]
     features = pool._features(designs)
     networks = [pool._tables.decode(row) for row in designs]
@@ -102,7 +102,7 @@ def test_measured_networks_are_within_the_measured_budget(by_latency):
 
     chosen = members.choose(by_latency, networks=NETWORKS, measure=measure)
     for each in chosen.members:
-        assert members.LEAST_SHARE * 0.08 <= each.measured_ms <= 0.08
+        assert budgets.LEAST_SHARE * 0.08 <= each.measured_ms <= 0.08
 
 
 def test_a_network_that_cannot_be_measured_is_replaced(by_latency):
@@ -134,13 +134,13 @@ def test_references_are_as_wide_as_the_budget_lets_them_be(by_latency, measured)
             ),
         ),
     )
-    found = members.references(question, measure=measure if measured else None)
+    found = scaled_references.references(question, measure=measure if measured else None)
     assert {each.reference.name for each in found} == {"resnet18", "mobilenet_v2"}
     for each in found:
-        cost = each.measured_ms / 0.25 if measured else members.cost_share(each, question)
+        cost = each.measured_ms / 0.25 if measured else budgets.cost_share(each, question)
         assert cost <= 1
-        wider = members.described(replace(each.reference, width=each.reference.width + 0.15), question)
-        graph = members.graph_of(wider, question.problem)
+        wider = scaled_references.described(replace(each.reference, width=each.reference.width + 0.15), question)
+        graph = budgets.graph_of(wider, question.problem)
         wider_ms = predict_ms(graph, question.models["board"]) * (0.7 if measured else 1.2)
         assert wider_ms > 0.25
 
