@@ -87,7 +87,7 @@ def test_a_stopped_job_ends_with_the_weights_of_one_that_was_not(tiny_plan):
 
 
 @pytest.mark.slow
-@pytest.mark.promise("a trial's training is killed (kill -9) at any moment", 100)
+@pytest.mark.promise("T23", 100)
 def test_killed_at_any_moment_a_job_loses_at_most_an_epoch(tiny_plan, tries):
     expected = results(tiny_plan(name="whole", epochs=30))
     folder = tiny_plan(name="killed", epochs=30)
