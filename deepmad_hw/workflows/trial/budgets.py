@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -146,6 +147,26 @@ def median_over_upper(question: Question) -> float:
     model, budget_ms = _first_model(question), question.problem.limits.latency[0].budget_ms
     assert model is not None
     return (upper_ms(AIMED_SHARE * budget_ms, model) or AIMED_SHARE * budget_ms) / budget_ms
+
+
+def correction(members: Iterable[Member], question: Question) -> float:
+    """Return by what a table's budget is multiplied so that it allows what was measured within it, 1 without times.
+
+        median over the networks of  upper value / measured time
+
+    Args:
+        members: networks of a trial.
+        question: whose first latency budget it is.
+    """
+    model = _first_model(question)
+    if model is None:
+        return 1.0
+    ratios = [
+        (upper_ms(each.predicted_ms, model) or each.predicted_ms) / each.measured_ms
+        for each in members
+        if each.predicted_ms is not None and each.measured_ms is not None
+    ]
+    return statistics.median(ratios) if ratios else 1.0
 
 
 def scaled(question: Question, factor: float) -> Question:

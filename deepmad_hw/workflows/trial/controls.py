@@ -9,19 +9,27 @@ from pathlib import Path
 
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.formats import serde
+from deepmad_hw.latency.model import upper_ms
 from deepmad_hw.network.architecture import Architecture
 from deepmad_hw.network.expand import expand
 from deepmad_hw.problem.objective import Objective
 from deepmad_hw.workflows.design.design import Question, design
-from deepmad_hw.workflows.trial.budgets import Measure, OnStep, architecture_of, graph_of, member_of, scaled
-from deepmad_hw.workflows.trial.check import Check, latency_ms, write_check
+from deepmad_hw.workflows.trial.budgets import (
+    Measure,
+    OnStep,
+    architecture_of,
+    correction,
+    graph_of,
+    member_of,
+    scaled,
+)
+from deepmad_hw.workflows.trial.check import EQUAL, Check, latency_ms, write_check
 from deepmad_hw.workflows.trial.journal import Journal
 from deepmad_hw.workflows.trial.outcomes import OBJECTIVE_FILE, TrainedMember, calibrated, outcomes
 from deepmad_hw.workflows.trial.records import Member, ScaledReference, Trial
 from deepmad_hw.workflows.trial.scaled_references import described, reference_member
 
 NAMED, DEEPMAD, REFERENCE, BEST = "named design", "DeepMAD's design", "scaled reference", "best of the population"
-BUDGET_FACTORS = (0.8, 0.84, 0.88, 0.92, 0.96, 1.0, 1.04, 1.08, 1.12, 1.16)  # of what a control is asked for
 REFERENCE_FACTORS = (0.85, 0.9, 0.94, 0.97, 1.0, 1.03, 1.06, 1.1, 1.15)  # of the width that fitted the budget
 MOST_ROUNDS = 5
 LEAST_SHARE, AIMED_SHARE = 0.97, 0.985  # of the budget, that the named design's measured latency uses and aims at
@@ -63,11 +71,9 @@ def name_networks(
     objective = fitted_objective(folder)
     trained = outcomes(trial, journal)
     on_step("designing with the calibrated objective")
-    named = _named(question, objective, measure, on_step)
+    named = _named(trial, question, objective, measure, on_step)
     controls: list[Member] = []
-    rho = min(DEEPMAD_RHO, question.problem.limits.rho or DEEPMAD_RHO)
-    plain_problem = replace(question.problem, objective=None, limits=replace(question.problem.limits, rho=rho))
-    choices = {DEEPMAD: _designs(replace(question, problem=plain_problem), named, measure, on_step)}
+    choices = {DEEPMAD: _deepmad(question, named, measure, on_step)}
     for best in _best_references(trained):
         assert best.reference is not None
         choices[f"{REFERENCE}: {best.reference.name}"] = _widths(best.reference, question, measured=measure is not None)
@@ -110,13 +116,13 @@ def fitted_objective(folder: Path) -> Objective:
     return serde.read_objective(folder / OBJECTIVE_FILE)
 
 
-def _named(question: Question, objective: Objective, measure: Measure | None, on_step: OnStep) -> Member:
+def _named(trial: Trial, question: Question, objective: Objective, measure: Measure | None, on_step: OnStep) -> Member:
     """Return the design with the calibrated objective; where times are measured, corrected until it uses its budget."""
     asked = calibrated(question, objective)
     if measure is None:
-        return member_of("named", NAMED, _design(asked), question)
+        return member_of("named", NAMED, _design(scaled(asked, correction(trial.members, question))), question)
     budget_ms = question.problem.limits.latency[0].budget_ms
-    scale, kept = 1.0, None
+    scale, kept = correction(trial.members, question), None
     for number in range(1, MOST_ROUNDS + 1):
         member = member_of("named", NAMED, _design(scaled(asked, scale)), question)
         on_step(f"measuring the named design, round {number}")
@@ -135,22 +141,61 @@ def _named(question: Question, objective: Objective, measure: Measure | None, on
     return kept
 
 
+def _deepmad(question: Question, named: Member, measure: Measure | None, on_step: OnStep) -> list[Member]:
+    """Return designs by DeepMAD's own objective near the latency of the named design, each once.
+
+    Their rho is limited to 0.3 or the smaller limit that was asked for; where no design has that, to the latter.
+    """
+    limits = question.problem.limits
+    for rho in dict.fromkeys((min(DEEPMAD_RHO, limits.rho or DEEPMAD_RHO), limits.rho)):
+        problem = replace(question.problem, objective=None, limits=replace(limits, rho=rho))
+        found = _designs(replace(question, problem=problem), named, measure, on_step)
+        if found:
+            return found
+    return []
+
+
 def _designs(question: Question, named: Member, measure: Measure | None, on_step: OnStep) -> list[Member]:
-    """Return DeepMAD's designs at budgets around that of the named design, each once."""
-    factors = BUDGET_FACTORS if measure is not None else (1.0,)
-    model_ms, budget = named.predicted_ms, question.problem.limits.latency
-    start = 1.0
-    if measure is not None and budget and model_ms and named.measured_ms:
-        # What the table says too much of one design it says too much of another, about.
-        start = budget[0].budget_ms / named.measured_ms * model_ms / named.measured_ms
+    """Return designs at budgets that bring their measured latency nearer and nearer to that of the named design."""
+    factor, below, above = _first_factor(question, named, measure), 0.0, math.inf
     found: dict[Architecture, Member] = {}
-    for factor in factors:
-        on_step(f"designing DeepMAD's control, {factor:.2f} of its budget")
-        asked = scaled(question, factor * start)
+    for number in range(1, (1 if measure is None else MOST_ROUNDS) + 1):
+        on_step(f"designing DeepMAD's control, round {number}")
+        asked = scaled(question, factor)
         answer = design(asked.problem, asked.models).architecture
         if answer is not None:
-            found.setdefault(answer, member_of(f"deepmad-{factor:.2f}", DEEPMAD, answer, question))
+            found.setdefault(answer, member_of(f"deepmad-{len(found) + 1}", DEEPMAD, answer, question))
+        if measure is None:
+            break
+        ratio = 1.0 if answer is None else _ratio(found[answer], named, measure, question)
+        if answer is None or ratio < 1:
+            below = factor
+        else:
+            above = factor
+        if answer is not None and abs(ratio - 1) < EQUAL / 3:
+            break
+        # A step by the ratio, kept between what was too slow and what was too fast.
+        factor = factor / ratio if answer is not None else factor * 1.1
+        if not below < factor < above:
+            factor = math.sqrt(below * above) if below and above < math.inf else (below * 1.05 or above / 1.05)
     return list(found.values())
+
+
+def _first_factor(question: Question, named: Member, measure: Measure | None) -> float:
+    """Return by what budgets are multiplied so that what they allow is predicted as the named design is."""
+    limits = question.problem.limits.latency
+    if measure is None or not limits or named.predicted_ms is None:
+        return 1.0
+    model = question.models[limits[0].table]
+    return (upper_ms(named.predicted_ms, model) or named.predicted_ms) / limits[0].budget_ms
+
+
+def _ratio(member: Member, named: Member, measure: Measure, question: Question) -> float:
+    """Return how much slower a network is than the named design, both measured in one run."""
+    times_ms = measure({each.name: graph_of(each, question.problem) for each in (named, member)})
+    if named.name not in times_ms or member.name not in times_ms:
+        return 1.0
+    return times_ms[member.name] / times_ms[named.name]
 
 
 def _best_references(trained: Sequence[TrainedMember]) -> list[Member]:

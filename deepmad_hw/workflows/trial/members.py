@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from string import ascii_lowercase
 
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.network.architecture import Architecture
@@ -182,7 +183,8 @@ class _Drawer:
                 asked = replace(asked, problem=replace(asked.problem, limits=replace(asked.problem.limits, rho=level)))
             best = _best(asked, self._on_step, why)
             if best is not None:
-                found.append(member_of(f"rho{_rho(best):.2f}", why, best, self._question))
+                taken = {each.name for each in (*self.kept, *found)}
+                found.append(member_of(_free_name(f"rho{_rho(best):.2f}", taken), why, best, self._question))
             if level is None and best is not None and len(self._rho) == 1:
                 self._rho += [share * _rho(best) for share in RHO_SHARES]
                 levels = self._rho[1:]
@@ -219,6 +221,11 @@ def _best(question: Question, on_step: Callable[[str], None], text: str) -> Arch
 
 def _distinct(members: Sequence[Member]) -> list[Member]:
     return list({architecture_of(each): each for each in reversed(members)}.values())[::-1]
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name, or where it is taken, the first one with a letter behind it that is not."""
+    return next(each for each in (name, *(f"{name}{letter}" for letter in ascii_lowercase)) if each not in taken)
 
 
 def _rho(architecture: Architecture) -> float:

@@ -15,6 +15,7 @@ from deepmad_hw.problem.objective import Objective
 from deepmad_hw.problem.solution import Solution
 from deepmad_hw.training.jobs import Job
 from deepmad_hw.workflows.design.design import Question, design, save_design
+from deepmad_hw.workflows.trial.budgets import correction, scaled
 from deepmad_hw.workflows.trial.journal import EpochResult, Journal
 from deepmad_hw.workflows.trial.records import Member, Trial
 from deepmad_hw.workflows.trial.trial import jobs_of
@@ -149,12 +150,19 @@ def calibrated(question: Question, objective: Objective) -> Question:
 
 
 def best_design(
-    folder: Path, question: Question, objective: Objective, *, time_limit_s: float = 60.0, threads: int = 1
+    folder: Path,
+    trial: Trial,
+    question: Question,
+    objective: Objective,
+    *,
+    time_limit_s: float = 60.0,
+    threads: int = 1,
 ) -> Solution:
     """Design with a fitted objective within the trial's limits, and store the answer in ``design/``.
 
     Args:
         folder: of the trial.
+        trial: whose measured times, if it has any, correct what the table says of the budget.
         question: space and limits.
         objective: that was fitted.
         time_limit_s: of the solve.
@@ -164,8 +172,12 @@ def best_design(
         SolverError: the solver broke down.
         StorageError: the folder cannot be written.
     """
-    asked = calibrated(question, objective)
+    factor = correction(trial.members, question)
+    asked = calibrated(scaled(question, factor), objective)
     solution = design(asked.problem, asked.models, time_limit_s=time_limit_s, threads=threads)
+    if factor != 1.0:
+        note = f"the table's budget is multiplied by {factor:.3f}, as the trial's networks were measured"
+        solution = replace(solution, notes=(*solution.notes, note))
     save_design(
         folder / DESIGN_FOLDER,
         solution,

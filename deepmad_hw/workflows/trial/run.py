@@ -82,7 +82,7 @@ def conclude(folder: Path, found: Trial, journal: Journal, *, on_step: OnStep = 
     on_step("fitting the objective")
     fitted = fit(folder, found, journal)
     on_step("designing with it")
-    best_design(folder, trials.question_of(folder), fitted.objective)
+    best_design(folder, found, trials.question_of(folder), fitted.objective)
 
 
 def protocol(
