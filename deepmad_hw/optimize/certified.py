@@ -20,7 +20,6 @@ from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.linear import Milp
 from deepmad_hw.optimize.milp import Range, build, log_fan_in_ranges
-from deepmad_hw.optimize.quantities import objective_terms
 from deepmad_hw.optimize.solvers import HighsModel
 
 Floats = NDArray[np.float64]
@@ -262,7 +261,7 @@ def _note_infeasible(state: _State) -> None:
 
 def _add_cuts(milp: Milp, solver: HighsModel, design: Ints, state: _State) -> bool:
     """Make the model's objective of a design exact; return whether any of it was not."""
-    found = [cut for term in objective_terms(milp.tables) if (cut := term.cut(milp, design)) is not None]
+    found = [cut for term in milp.terms if (cut := term.cut(milp, design)) is not None]
     new = [cut for cut in found if cut.key not in state.cuts]
     for cut in new:
         state.cuts.add(cut.key)
