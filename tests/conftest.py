@@ -1,6 +1,8 @@
 """Settings that every test shares, and promises: tests that `make stress` tries ten times as often."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from itertools import pairwise
@@ -30,6 +32,16 @@ def own_temporary_folder(tmp_path_factory):
 def digits_folder():
     """Return the folder of small trained networks, one per family."""
     return Path(__file__).parent / "data" / "digits"
+
+
+@pytest.fixture(scope="module")
+def written_page(request, tmp_path_factory):
+    """Return the folder of a module's PAGE, written anew by its generator in benchmarks/."""
+    page, folder = request.module.PAGE, tmp_path_factory.mktemp("page")
+    command = [sys.executable, f"benchmarks/{page.stem}_page.py", "--out", folder / page.name]
+    done = subprocess.run(command, cwd=page.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 # --- promises -------------------------------------------------------------------------------------------------------

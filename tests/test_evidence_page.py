@@ -1,8 +1,6 @@
 """The page on evidence is what its generator writes from the stored figures, its words hold, and its walk is right."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,26 +28,16 @@ def trained():
         yield trained
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Return the folder of the page, written anew."""
-    folder = tmp_path_factory.mktemp("page")
-    command = [sys.executable, "benchmarks/evidence_page.py", "--out", folder / "evidence.md"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+def test_the_page_is_what_the_generator_writes(written_page):
+    assert PAGE.read_text() == (written_page / "evidence.md").read_text()
 
 
-def test_the_page_is_what_the_generator_writes(written):
-    assert PAGE.read_text() == (written / "evidence.md").read_text()
-
-
-def test_the_plots_are_what_the_generator_draws(written):
-    drawn = sorted(path.name for path in written.glob("*.svg"))
+def test_the_plots_are_what_the_generator_draws(written_page):
+    drawn = sorted(path.name for path in written_page.glob("*.svg"))
     assert drawn == sorted(path.name for path in PAGE.parent.glob("evidence-*.svg"))
     assert [name for name in drawn if f"({name})" not in PAGE.read_text()] == []
     for name in drawn:
-        assert (written / name).read_bytes() == (PAGE.parent / name).read_bytes(), name
+        assert (written_page / name).read_bytes() == (PAGE.parent / name).read_bytes(), name
 
 
 def coefficient(told, group, rule):

@@ -134,7 +134,7 @@ def overrides(
     for name, text in (asked or {}).items():
         if text is not None:
             quantity = limits.quantity(name)
-            quantity.parse(text, quantity.option)
+            quantity.parse(text, where=quantity.option)
             found[f"limits.{name}"] = text
     if grid is not None:
         found["grid"] = grid
@@ -163,16 +163,6 @@ def gap(text: str | None, problem: Problem) -> float:
             f"a calibrated objective has a unit, {unit}", where="--gap", hint="say 0.05 for a twentieth of one"
         )
     return units.parse_number(text, where="--gap")
-
-
-def gap_text(value: float, problem: Problem) -> str:
-    """Return a gap as `gap` reads it.
-
-    Args:
-        value: a share, or points where the objective is calibrated.
-        problem: what is solved.
-    """
-    return units.exact_gap(value, problem.worth.unit)
 
 
 def confidence_share(text: str | None) -> float | None:

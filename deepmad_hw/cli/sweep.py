@@ -106,7 +106,7 @@ def sweep(
         raise ConfigError("nothing says which runtime to measure on", where="sweep", hint="give --latency TABLE=RANGE")
     folder = options.new_folder(out)
     words = options.words(context, but=("out", "jobs", "dask", "json", "gap"))
-    words += ["--gap", options.gap_text(settings_of_points.gap_for(first.worth), first)]
+    words += ["--gap", units.exact_gap(settings_of_points.gap_for(first.worth), first.worth.unit)]
     total = len(plan.points)
     with output.progress(f"solving {total} points of {plan.name}", total=total) as steps:
         results = sweeps.sweep(

@@ -20,8 +20,8 @@ from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
 from deepmad_hw.optimize.linear import Milp
 from deepmad_hw.optimize.milp import Range, build, log_fan_in_ranges
-from deepmad_hw.optimize.quantities import objective_terms
 from deepmad_hw.optimize.solvers import HighsModel
+from deepmad_hw.problem.objective import search_unit
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,7 +32,6 @@ GAP_SHARE = 0.99  # of the tolerance that the solver is asked for; the rest is f
 MAX_REDUCTIONS = 8  # rounds of dropping pairs that no good enough design has
 WORTH_A_ROUND = 0.8  # another round follows one that left at most this share of the pairs, or of the bound's excess
 BOUND_SAFETY = 1e-6  # share of the objective's magnitude, on bounds that come from relaxations
-USUAL_GAP = 0.005  # for which the tolerances of the search were chosen
 
 Judge = Callable[[Ints], float | None]  # objective of a design if the checker takes it, else None
 
@@ -67,7 +66,7 @@ class _State:
     design: Ints | None
     objective: float
     magnitude: Callable[[Ints], float]  # what rounding is a share of
-    gap_unit: float | None  # what a gap of 1 is, None for the magnitude
+    in_points: bool  # whether a gap is a number of points, not a share of the magnitude
     bound: float = math.inf
     stopped: str = "time limit"
     infeasible: bool = False
@@ -84,7 +83,7 @@ class _State:
     @property
     def gap_scale(self) -> float:
         """Return what a gap of 1 is."""
-        return self.scale if self.gap_unit is None else self.gap_unit
+        return 1.0 if self.in_points else self.scale
 
     @property
     def gap(self) -> float:
@@ -135,7 +134,7 @@ def certify(
         design=None,
         objective=-math.inf,
         magnitude=Evaluator(tables).magnitude,
-        gap_unit=1.0 if tables.problem.worth.unit else None,
+        in_points=bool(tables.problem.worth.unit),
     )
     if start is not None:
         _consider(state, start, judge)
@@ -211,9 +210,8 @@ def _absolute_gap(milp: Milp, state: _State, gap: float) -> float | None:
 
 def _search_unit(tables: Coefficients, state: _State, gap: float) -> float | None:
     """Return what the tolerances of the search are shares of: None for DeepMAD's objective itself."""
-    if tables.problem.objective is None:
-        return None
-    return state.scale if state.gap_unit is None else state.gap_unit * gap / USUAL_GAP
+    problem = tables.problem
+    return None if problem.objective is None else search_unit(problem.worth, magnitude=state.scale, gap=gap)
 
 
 def _add_cutoff(milp: Milp, least: float, *, room: float) -> None:
@@ -262,7 +260,7 @@ def _note_infeasible(state: _State) -> None:
 
 def _add_cuts(milp: Milp, solver: HighsModel, design: Ints, state: _State) -> bool:
     """Make the model's objective of a design exact; return whether any of it was not."""
-    found = [cut for term in objective_terms(milp.tables) if (cut := term.cut(milp, design)) is not None]
+    found = [cut for term in milp.terms if (cut := term.cut(milp, design)) is not None]
     new = [cut for cut in found if cut.key not in state.cuts]
     for cut in new:
         state.cuts.add(cut.key)

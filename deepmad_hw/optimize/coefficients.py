@@ -160,7 +160,7 @@ def coefficients(problem: Problem, models: Mapping[str, LatencyModel]) -> Coeffi
             raise ConfigError(f"no latency table is called {limit.table!r}", where=latency_name(limit.table))
     limited = {latency_name(limit.table): models[limit.table] for limit in problem.limits.latency}
     latency, uncovered, allowed = latency_terms(space, layers, pruned(rule_masks(space)), limited)
-    sums = {name: limits.layer_share(name) for name in dict.fromkeys([*ALWAYS, *problem.limits.named()])}
+    sums = {name: limits.quantity(name).layer for name in dict.fromkeys([*ALWAYS, *problem.limits.named()])}
     return Coefficients(
         problem=problem,
         stem_widths=np.array(space.stem, dtype=np.int64),

@@ -91,8 +91,8 @@ def build(tables: Coefficients) -> Nlp:
     log = Logarithm()
     nlp = Nlp(model=model, tables=tables, network=_network(tables, model, log))
     nlp.scales = entropy.scales(nlp.network, log=log)
-    objective = sum(term.of_nlp(nlp) for term in objective_terms(tables))
-    model.objective = pyo.Objective(expr=-objective, sense=pyo.minimize)
+    nlp.terms = tuple(term.of_nlp(nlp) for term in objective_terms(tables))
+    model.objective = pyo.Objective(expr=-sum(nlp.terms), sense=pyo.minimize)
     model.rows = pyo.ConstraintList()
     _add_rules(nlp)
     for limit in limited(tables):
@@ -190,7 +190,7 @@ def _magnitude(nlp: Nlp) -> float:
     """Return what a share of 1 is: |objective| of DeepMAD's, else the sum of the terms' magnitudes."""
     if nlp.tables.problem.objective is None:
         return abs(_objective(nlp.model))
-    return math.fsum(abs(float(pyo.value(term.of_nlp(nlp)))) for term in objective_terms(nlp.tables))
+    return math.fsum(abs(float(pyo.value(term))) for term in nlp.terms)
 
 
 def _prices(nlp: Nlp, magnitude: float) -> Iterator[Price]:

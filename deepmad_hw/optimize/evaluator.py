@@ -44,7 +44,7 @@ class Evaluator:
     def __init__(self, tables: Coefficients) -> None:
         self.tables = tables
         self._limits, self._terms = limited(tables), objective_terms(tables)
-        self._walk = Walk(tables, sums_read(tables))
+        self._walk = Walk(tables, sums_read(self._limits, self._terms))
         self._allowed = [grid.allows for grid in tables.stages]
 
     def allowed(self, designs: Ints) -> NDArray[np.bool_]:

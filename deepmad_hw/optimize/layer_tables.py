@@ -198,12 +198,44 @@ def _ends(space: Space) -> Iterable[GridLayer]:
             yield GridLayer(stage=0, table=table, form=_on_grid({axis: [forms[position] for forms in variants]}))
 
 
-def _stage_layers(space: Space, section: Section) -> list[GridLayer]:
-    stage, choice = section.stage, space.stages[section.stage - 1]
-    family = families.get(space.family)
-    activation = families.resolve_activation(family, space.activation)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Blocks:
+    """The blocks of one stage, for any of its choices.
 
-    def block(changed: Mapping[int, int], *, first: bool, adds: bool) -> tuple[LayerForm, ...]:
+    Args:
+        space: the space.
+        section: the stage's first block in the smallest network.
+    """
+
+    space: Space
+    section: Section
+
+    def on_grid(self, *, first: bool = True, tied: bool = False, adds: bool = False) -> list[LayerForm]:
+        """Return a block's layers with arrays for numbers.
+
+        Args:
+            first: whether it is the stage's first block.
+            tied: whether it is given the width that it returns, so that no choice of another width moves it.
+            adds: whether a first block adds its input.
+        """
+        stage = self.section.stage
+        choice = self.space.stages[stage - 1]
+        values = {OUT: choice.out, BOTTLENECK: choice.bottleneck, KERNEL: choice.kernel}
+        if not tied:
+            values = {IN: widths_before(self.space, stage), **values}
+        variants = {
+            axis: [self._layers({axis: value}, first=first, tied=tied, adds=adds) for value in along]
+            for axis, along in values.items()
+        }
+        count = len(variants[OUT][0])
+        return [
+            _on_grid({axis: [forms[i] for forms in along] for axis, along in variants.items()}) for i in range(count)
+        ]
+
+    def _layers(self, changed: Mapping[int, int], *, first: bool, tied: bool, adds: bool) -> tuple[LayerForm, ...]:
+        """Return a block's layers where one choice is changed and all others are the smallest."""
+        stage, family = self.section.stage, families.get(self.space.family)
+        choice = self.space.stages[stage - 1]
         numbers = SimpleNamespace(
             out=changed.get(OUT, choice.out[0]),
             bottleneck=changed.get(BOTTLENECK, choice.bottleneck[0]),
@@ -211,41 +243,27 @@ def _stage_layers(space: Space, section: Section) -> list[GridLayer]:
             stride=choice.stride,
             depth=2,
         )
-        own = numbers.out if adds else changed.get(IN, widths_before(space, stage)[0])
+        given = numbers.out if tied else changed.get(IN, widths_before(self.space, stage)[0])
         return block_section(
             family,
             numbers,
             stage,
-            channels=own if first else None,
-            pixels=(section.height, section.width),
-            activation=activation,
+            channels=given if first else None,
+            pixels=(self.section.height, self.section.width),
+            activation=families.resolve_activation(family, self.space.activation),
             adds=adds or not first,
         ).layers
 
-    values = {IN: widths_before(space, stage), OUT: choice.out, BOTTLENECK: choice.bottleneck, KERNEL: choice.kernel}
 
-    def on_grid(*, first: bool = True, tied: bool = False, adds: bool = False) -> list[LayerForm]:
-        """Return a block's layers with arrays for numbers; `tied` blocks are given the width that they return."""
-        axes = {axis: values[axis] for axis in values if axis != IN or not tied}
-        variants = {
-            axis: [block(_tied(axis, value, tied), first=first, adds=adds) for value in axes[axis]] for axis in axes
-        }
-        count = len(variants[OUT][0])
-        return [_on_grid({axis: [forms[i] for forms in variants[axis]] for axis in axes}) for i in range(count)]
-
-    def _tied(axis: int, value: int, tied: bool) -> dict[int, int]:
-        changed = {axis: value}
-        if tied:
-            changed[IN] = changed.get(OUT, choice.out[0])
-        return changed
-
-    found = [GridLayer(stage=stage, table=_pair_of(form), form=form) for form in on_grid()]
-    if choice.stride == 1:
-        for plain, extra in zip(on_grid(tied=True), on_grid(tied=True, adds=True), strict=True):
+def _stage_layers(space: Space, section: Section) -> list[GridLayer]:
+    stage, blocks = section.stage, _Blocks(space=space, section=section)
+    found = [GridLayer(stage=stage, table=_pair_of(form), form=form) for form in blocks.on_grid()]
+    if space.stages[stage - 1].stride == 1:
+        for plain, extra in zip(blocks.on_grid(tied=True), blocks.on_grid(tied=True, adds=True), strict=True):
             if plain.residual != extra.residual:
                 found.append(GridLayer(stage=stage, table="identity", form=extra))
                 found.append(GridLayer(stage=stage, table="identity", form=plain, sign=-1))
-    found += [GridLayer(stage=stage, table="further", form=form) for form in on_grid(first=False, tied=True)]
+    found += [GridLayer(stage=stage, table="further", form=form) for form in blocks.on_grid(first=False, tied=True)]
     return found
 
 

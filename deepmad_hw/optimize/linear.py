@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyomo.environ as pyo
@@ -123,6 +123,16 @@ class StageModel:
     log_fan_in: Variables
 
 
+class LinearTerm(Protocol):
+    """One term of the objective as the integer model sees it."""
+
+    def add_to_milp(self, milp: Milp) -> Sum:
+        """Add what the term needs, and return a sum that no design's term exceeds."""
+
+    def cut(self, milp: Milp, design: Ints) -> Cut | None:
+        """Return a row that makes the term of one design exact, None where it is."""
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class Milp:
     """The model of one problem.
@@ -132,6 +142,7 @@ class Milp:
         tables: what it was made from.
         stem: [stem] binaries.
         stages: variables of the stages.
+        terms: of the objective.
         leave_out: name of a limit that the model does not impose.
         objective: at least what every design is worth.
     """
@@ -140,6 +151,7 @@ class Milp:
     tables: Coefficients
     stem: Variables
     stages: tuple[StageModel, ...]
+    terms: tuple[LinearTerm, ...]
     leave_out: str | None = None
     objective: Sum = field(default_factory=Sum)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from deepmad_hw.optimize.coefficients import Coefficients, sample_designs
 from deepmad_hw.optimize.encoding import encoded, inner_stage, stage_columns
 from deepmad_hw.optimize.evaluator import Evaluator
-from deepmad_hw.problem.objective import DEFAULT_GAP, DEFAULT_GAP_POINTS
+from deepmad_hw.problem.objective import search_unit
 from deepmad_hw.problem.solution import ContinuousDesign
 
 Ints = NDArray[np.int64]
@@ -31,8 +31,6 @@ PERTURBATIONS = 60  # of a good design, each followed by an ascent
 PERTURBATION_MOVES = 6
 ACCEPTANCE_THRESHOLD = 0.02  # share of the objective's magnitude below the best from where a restart may go on
 LIMIT_PENALTY = 2.0  # relative objective given up to come nearer to a limit by a relative 1; doubled until limits hold
-
-CALIBRATED_UNIT = DEFAULT_GAP_POINTS / DEFAULT_GAP  # points; terms of 100 points cancel, and a few tenths matter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,7 +65,6 @@ class LocalSearch:
         self._deadline = deadline
         self._perturbations = perturbations
         self._refused: set[bytes] = set()
-        self._calibrated = bool(tables.problem.worth.unit)
         self._limit_penalty = LIMIT_PENALTY
         self._low = encoded(0, [(0, 0, grid.depth[0]) for grid in tables.stages])
         ends = [(len(grid.out_widths) - 1, len(grid.bottleneck) - 1, grid.depth[1]) for grid in tables.stages]
@@ -217,8 +214,7 @@ class LocalSearch:
         return float(values[index]), designs[index]
 
     def _unit(self, magnitude: float) -> float:
-        """Return what the search's shares are of: the magnitude, or what a usual gap is half a percent of."""
-        return CALIBRATED_UNIT if self._calibrated else magnitude
+        return search_unit(self._tables.problem.worth, magnitude=magnitude)
 
     def _lenient(self, designs: Ints) -> Floats:
         values = self._evaluator.evaluate(designs)

@@ -88,19 +88,21 @@ def build(tables: Coefficients, *, ranges: Sequence[Range], leave_out: str | Non
     stem = _table(model.stem, (len(tables.stem_widths),))
     equal(model, Sum().add(stem, 1.0), 1.0)
     model.stage = pyo.Block(range(1, len(tables.stages) + 1))
+    limits, terms = limited(tables), objective_terms(tables)
+    read = [tables.quantities[name] for name in sums_read(limits, terms)]
     stages: list[StageModel] = []
     for i, grid in enumerate(tables.stages):
         given = stages[-1].width if stages else stem
-        minds = _minds_adding(tables, i)
+        minds = any(bool(quantity.stages[i].identity.any()) for quantity in read)  # adding its input costs something
         stage = _stage_variables(model.stage[i + 1], grid, minds=minds, carries=ranges[i].least < ranges[i].most)
         _link(model, i, grid, stage, given)
         _carry_log_fan_in(model, tables, i, stage, stages[-1].log_fan_in if stages else None, ranges)
         stages.append(stage)
-    milp = Milp(model=model, tables=tables, stem=stem, stages=tuple(stages), leave_out=leave_out)
-    for term in objective_terms(tables):
+    milp = Milp(model=model, tables=tables, stem=stem, stages=tuple(stages), terms=terms, leave_out=leave_out)
+    for term in terms:
         milp.objective.extend(term.add_to_milp(milp))
     model.objective = pyo.Objective(expr=milp.objective.expression(), sense=pyo.maximize)
-    for limit in limited(tables):
+    for limit in limits:
         if leave_out not in (limit.name, ALL_LIMITS):
             limit.add_to_milp(milp)
     return milp
@@ -111,11 +113,6 @@ def _table(variables: Any, shape: tuple[int, ...]) -> Variables:
     for index, variable in variables.items():
         found[index] = variable
     return found
-
-
-def _minds_adding(tables: Coefficients, stage: int) -> bool:
-    """Return whether a first block that adds its input costs something that counts."""
-    return any(bool(tables.quantities[name].stages[stage].identity.any()) for name in sums_read(tables))
 
 
 def _stage_variables(block: Any, grid: StageGrid, *, minds: bool, carries: NDArray[np.bool_]) -> StageModel:

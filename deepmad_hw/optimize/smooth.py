@@ -37,6 +37,7 @@ class Nlp:
         tables: what it was made from.
         network: the network with expressions for numbers, as `deepmad_hw.network.expand.sections` takes it.
         scales: its scales.
+        terms: of the objective, as expressions.
         rows: the rows of each limit by name of its price, with the text of the price's step.
         surrogate_error: (median, worst) relative error of each latency stand-in, by name of the limit.
     """
@@ -45,6 +46,7 @@ class Nlp:
     tables: Coefficients
     network: Any
     scales: tuple[entropy.Scale, ...] = ()
+    terms: tuple[Any, ...] = ()
     rows: dict[str, tuple[str, list[PricedRow]]] = field(default_factory=dict)
     surrogate_error: dict[str, tuple[float, float]] = field(default_factory=dict)
 

@@ -22,7 +22,7 @@ from deepmad_hw.optimize.quantities import limited
 from deepmad_hw.problem import check
 from deepmad_hw.problem.problem import Problem
 from deepmad_hw.problem.settings import Settings
-from deepmad_hw.problem.solution import MinimumValue, Solution, Status
+from deepmad_hw.problem.solution import Evaluation, MinimumValue, Solution, Status
 
 MAX_REFUSALS = 10
 _EXTRAPOLATION = "the design lies farther out than every network that the objective was fitted to: an extrapolation"
@@ -148,6 +148,26 @@ class _Run:
             timings_ms=tuple(self.clock.laps),
         )
 
+    def designed(
+        self,
+        stopped: str,
+        architecture: Architecture,
+        evaluation: Evaluation,
+        *,
+        bound: float | None = None,
+        notes: Sequence[str] = (),
+    ) -> Solution:
+        """Return a solution with a design that the checker takes, and what a reader should know of it."""
+        answer = self.answer(Status.FEASIBLE, stopped)
+        extrapolates = evaluation.worth is not None and evaluation.worth.extrapolates
+        return replace(
+            answer,
+            architecture=architecture,
+            evaluation=evaluation,
+            bound=bound,
+            notes=(*answer.notes, *notes, *([_EXTRAPOLATION] if extrapolates else [])),
+        )
+
 
 def _notes(tables: Coefficients) -> tuple[str, ...]:
     return tuple(f"{count} layers not in {table} left the grid" for table, count in tables.uncovered.items() if count)
@@ -172,10 +192,7 @@ def _fast(run: _Run, *, perturbations: int = PERTURBATIONS) -> Solution:
         refusals = check.refusals(run.problem, architecture, evaluation)
         if not refusals:
             run.clock.lap("search")
-            if evaluation.worth is not None and evaluation.worth.extrapolates:
-                notes.append(_EXTRAPOLATION)
-            answer = run.answer(Status.FEASIBLE, "local search ended")
-            return replace(answer, architecture=architecture, evaluation=evaluation, notes=answer.notes + tuple(notes))
+            return run.designed("local search ended", architecture, evaluation, notes=notes)
         notes = [f"the checker refused a design that the search took for good: {refusals[0]}"]
         search.refuse(found.design)
     run.clock.lap("search")
@@ -219,17 +236,9 @@ def _judged(run: _Run, outcome: Certified, *, gap: float) -> Solution:
     refusals = check.refusals(run.problem, architecture, evaluation)
     if refusals:
         return run.answer(Status.FAILED, f"the checker refused the design: {refusals[0]}")
-    answer = replace(
-        run.answer(Status.FEASIBLE, outcome.stopped),
-        architecture=architecture,
-        evaluation=evaluation,
-        bound=outcome.bound,
-    )
-    if outcome.refused:
-        note = f"the checker refused {outcome.refused} points of the solver, which were cut off"
-        answer = replace(answer, notes=(*answer.notes, note))
-    if evaluation.worth is not None and evaluation.worth.extrapolates:
-        answer = replace(answer, notes=(*answer.notes, _EXTRAPOLATION))
+    refused = f"the checker refused {outcome.refused} points of the solver, which were cut off"
+    notes = [refused] if outcome.refused else []
+    answer = run.designed(outcome.stopped, architecture, evaluation, bound=outcome.bound, notes=notes)
     if outcome.bound is None:
         return answer
     proved = 0 <= outcome.bound - evaluation.objective <= gap * evaluation.gap_scale

@@ -95,7 +95,7 @@ class Population:
     @property
     def score(self) -> Floats:
         """Return sum_s a_s H_s with a = [1, ..., 1, 8], shape [n]."""
-        return np.asarray(self.entropies @ np.array(_scale_weights(self.entropies.shape[1])))
+        return np.asarray(self.entropies @ np.array(entropy.scale_weights(self.entropies.shape[1])))
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -191,10 +191,6 @@ def from_columns(
     )
 
 
-def _scale_weights(scales: int) -> tuple[float, ...]:
-    return (*([1.0] * (scales - 1)), float(entropy.LAST_SCALE_WEIGHT))
-
-
 def _penalty(depths: Floats, *, form: str) -> Floats:
     if depths.shape[1] < 2:
         return np.ones(len(depths))
@@ -218,15 +214,13 @@ def predict(objective: Objective, population: Population) -> Floats:
         ConfigError: the objective is about another number of scales or stages.
     """
     scales, stages = population.entropies.shape[1], population.depths.shape[1]
-    weights = objective.scale_weights or _scale_weights(scales)
+    weights = objective.scale_weights or entropy.scale_weights(scales)
     if len(weights) != scales:
         raise ConfigError(f"expected weights of {scales} scales, got {len(weights)}", where="scale_weights")
     of_depths = objective.depth_weights or (0.0,) * stages
     if len(of_depths) != stages:
         raise ConfigError(f"expected weights of {stages} stages, got {len(of_depths)}", where="depth_weights")
-    penalised = objective.penalty_stages
-    if penalised is None:
-        penalised = tuple(entropy.penalised_depths(population.family, range(1, stages + 1)))
+    penalised = entropy.penalised_stages(objective, population.family, stages)
     if any(stage > stages for stage in penalised):
         raise ConfigError(f"the networks have {stages} stages only", where="penalty_stages")
     spread = _penalty(population.depths[:, [stage - 1 for stage in penalised]], form=objective.penalty)
@@ -269,7 +263,7 @@ def fit(population: Population, *, source: str = "") -> Objective:
     stages = population.depths.shape[1]
     of_score, of_depths, of_penalty = weights[0], weights[1 : 1 + stages], max(0.0, -weights[-3])
     return Objective(
-        scale_weights=tuple(float(of_score * one) for one in _scale_weights(population.entropies.shape[1])),
+        scale_weights=tuple(float(of_score * one) for one in entropy.scale_weights(population.entropies.shape[1])),
         penalty="std",
         penalty_weight=float(of_penalty),
         penalty_stages=tuple(range(1, stages + 1)),

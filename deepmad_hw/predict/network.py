@@ -144,10 +144,7 @@ class TableModel:
             specs: n layers, all covered.
         """
         keys = [self.table.key(spec) for spec in specs]
-        return [
-            self._sure.get(key, self._margins_between_rows.get(_sort(key), self._margins_between_rows[None]))
-            for key in keys
-        ]
+        return [self._sure[key] if key in self._sure else self._margin_between_rows(key) for key in keys]
 
     def margins_between_rows(self, specs: Sequence[LayerSpec]) -> list[float]:
         """Return for each layer how far rows around it may mislead, 0 for a layer that has a sure row of its own.
@@ -155,8 +152,11 @@ class TableModel:
         Args:
             specs: n layers, all covered.
         """
-        margins = zip(specs, self.layer_margins(specs), strict=True)
-        return [0.0 if self.table.key(spec) in self._sure else margin or 0.0 for spec, margin in margins]
+        keys = [self.table.key(spec) for spec in specs]
+        return [0.0 if key in self._sure else self._margin_between_rows(key) or 0.0 for key in keys]
+
+    def _margin_between_rows(self, key: LayerSpec) -> float | None:
+        return self._margins_between_rows.get(_sort(key), self._margins_between_rows[None])
 
     @cached_property
     def _margins_between_rows(self) -> dict[Sort | None, float | None]:

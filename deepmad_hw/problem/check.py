@@ -73,10 +73,8 @@ def _worth(
 ) -> Worth:
     """Return the terms of an objective, by the formula at the head of `deepmad_hw.problem.objective`."""
     depths = [stage.depth for stage in architecture.stages]
-    weights = objective.scale_weights or (*[1.0] * (len(scales) - 1), float(entropy.LAST_SCALE_WEIGHT))
-    counted = entropy.penalised_depths(architecture.family, depths)
-    if objective.penalty_stages is not None:
-        counted = [depths[stage - 1] for stage in objective.penalty_stages]
+    weights = objective.scale_weights or entropy.scale_weights(len(scales))
+    counted = [depths[i - 1] for i in entropy.penalised_stages(objective, architecture.family, len(depths))]
     spread = entropy.spread_of_depths(counted, penalty=objective.penalty)
     values = {
         "entropy": math.fsum(weight * scale.entropy for weight, scale in zip(weights, scales, strict=True)),

@@ -17,10 +17,9 @@ from deepmad_hw.errors import ConfigError
 from deepmad_hw.network import families
 from deepmad_hw.network.expand import sections
 from deepmad_hw.network.families.base import LayerForm, Number
-from deepmad_hw.problem.objective import PENALTIES
+from deepmad_hw.problem.objective import PENALTIES, PENALTY_WEIGHT, Objective
 
 LAST_SCALE_WEIGHT = 8  # alpha of the last scale; all others 1 (released code)
-PENALTY_WEIGHT = 10  # beta (released code)
 
 Log = Callable[[Number], Number]
 
@@ -94,6 +93,19 @@ def score(found: Sequence[Scale]) -> Number:
     return sum(scale.entropy for scale in found[:-1]) + LAST_SCALE_WEIGHT * found[-1].entropy
 
 
+def scale_weights(scales: int) -> tuple[float, ...]:
+    """Return alpha = [1, ..., 1, 8] of DeepMAD's score.
+
+    Args:
+        scales: how many there are.
+
+    Example:
+        >>> scale_weights(3)
+        (1.0, 1.0, 8.0)
+    """
+    return (*[1.0] * (scales - 1), float(LAST_SCALE_WEIGHT))
+
+
 def rho(scale: Scale) -> float:
     """Return the effectiveness D / (prod w)^(1/D) at one scale, DeepMAD's guard against chaos in deep networks.
 
@@ -111,6 +123,19 @@ def penalised_depths(family: str, depths: Sequence[Number]) -> Sequence[Number]:
         depths: of all stages in order.
     """
     return depths[families.get(family).penalty_from_stage - 1 :]
+
+
+def penalised_stages(objective: Objective, family: str, stages: int) -> tuple[int, ...]:
+    """Return the stages, from 1, whose depths enter the depth penalty of an objective.
+
+    Args:
+        objective: says which, or leaves it to the block family.
+        family: name of the block family.
+        stages: how many the network has.
+    """
+    if objective.penalty_stages is not None:
+        return objective.penalty_stages
+    return tuple(penalised_depths(family, range(1, stages + 1)))
 
 
 def depth_penalty(family: str, depths: Sequence[int], *, penalty: str = "std") -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from deepmad_hw import units
 from deepmad_hw.errors import ConfigError, known_names
@@ -22,6 +23,13 @@ from deepmad_hw.problem.solution import Evaluation
 Share = Callable[[LayerForm], Number]
 
 
+class Parse(Protocol):
+    """Reads a value that a person typed, as the functions of `deepmad_hw.units` do."""
+
+    def __call__(self, text: str, /, *, where: str) -> float:
+        """Return the value; `where` names the option for messages."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantity:
     """A quantity of a network that can be limited.
@@ -32,7 +40,7 @@ class Quantity:
         title: the same where the unit stands beside it.
         unit: of its values.
         price: text and size of the step that prices are given for: ``("M", 1e6)`` is what a million more would buy.
-        parse: reads what a person typed; the second argument names the option for messages.
+        parse: reads what a person typed.
         format: writes a value for people.
         exact: writes a value so that `parse` reads the same one, as the values between the ends of a range are written.
         layer: what one layer adds to it, or None where it is no sum over layers.
@@ -49,7 +57,7 @@ class Quantity:
     title: str
     unit: str
     price: tuple[str, float]
-    parse: Callable[[str, str], float]
+    parse: Parse
     format: Callable[[float], str]
     exact: Callable[[float], str]
     layer: Share | None = None
@@ -92,10 +100,6 @@ class Quantity:
         return f"--{self.name.replace('_', '-')}"
 
 
-def _parse(read: Callable[..., float], text: str, where: str) -> float:
-    return read(text, where=where)
-
-
 QUANTITIES: dict[str, Quantity] = {}
 """By name, in the order in which people read them."""
 
@@ -122,7 +126,7 @@ register(
         title="MACs",
         unit="MACs",
         price=("M", 1e6),
-        parse=partial(_parse, units.parse_count),
+        parse=units.parse_count,
         format=units.format_count,
         exact=units.format_count,
         field=lambda evaluation: evaluation.macs,
@@ -139,7 +143,7 @@ register(
         title="parameters",
         unit="params",
         price=("M", 1e6),
-        parse=partial(_parse, units.parse_count),
+        parse=units.parse_count,
         format=units.format_count,
         exact=units.format_count,
         field=lambda evaluation: evaluation.params,
@@ -156,7 +160,7 @@ register(
         title="memory",
         unit="bytes",
         price=("MiB", 1024.0**2),
-        parse=partial(_parse, units.parse_bytes),
+        parse=units.parse_bytes,
         format=units.format_bytes,
         exact="{:.0f}B".format,
         field=lambda evaluation: evaluation.memory_bytes,
@@ -172,7 +176,7 @@ register(
         title="rho",
         unit="1",
         price=("0.01", 0.01),
-        parse=partial(_parse, units.parse_number),
+        parse=units.parse_number,
         format="{:.4g}".format,
         exact="{:g}".format,
         field=lambda evaluation: evaluation.max_rho,
@@ -191,7 +195,7 @@ for _precision in ("fp32", "fp16", "int8"):
             title=f"weights in {_precision}",
             unit="bytes",
             price=("MiB", 1024.0**2),
-            parse=partial(_parse, units.parse_bytes),
+            parse=units.parse_bytes,
             format=units.format_bytes,
             exact="{:.0f}B".format,
             layer=partial(costs.layer_weight_bytes, precision=_precision),
@@ -208,7 +212,7 @@ register(
         title="share of blocks in a stage",
         unit="1",
         price=("1 %", 0.01),
-        parse=partial(_parse, units.parse_percent),
+        parse=units.parse_percent,
         format=units.format_percent,
         exact=lambda value: f"{100 * value:g}%",
         measure=costs.stage_share,
@@ -248,7 +252,7 @@ def _latency(table: str) -> Quantity:
         title=f"latency, {table}",
         unit="ms",
         price=("ms", 1.0),
-        parse=partial(_parse, units.parse_time_ms),
+        parse=units.parse_time_ms,
         format=units.format_time_ms,
         exact="{:g}ms".format,
         field=partial(_latency_ms, table),
@@ -274,18 +278,6 @@ def of_design(evaluation: Evaluation) -> dict[str, Quantity]:
     """
     asked = {amount.limit for amount in evaluation.others}
     return {name: known for name, known in QUANTITIES.items() if known.field is not None or name in asked}
-
-
-def layer_share(name: str) -> Share | None:
-    """Return what one layer adds to a limited quantity, None where it is no sum of numbers known without a device.
-
-    Args:
-        name: of the limit.
-
-    Raises:
-        ConfigError: nobody knows it.
-    """
-    return quantity(name).layer
 
 
 def formatted(name: str, value: float) -> str:

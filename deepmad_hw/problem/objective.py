@@ -108,10 +108,6 @@ class Objective:
         depth_weights: d_i of every stage, of any sign; empty for none.
         constant: added to every design's worth.
         calibration: where the weights come from, None for a formula.
-
-    Example:
-        >>> Objective().is_deepmad, Objective(log_params=2.0).is_deepmad
-        (True, False)
     """
 
     scale_weights: tuple[float, ...] | None = None
@@ -145,17 +141,11 @@ class Objective:
             raise ConfigError(f"expected ascending stages from 1, got {list(stages)}", where="penalty_stages")
 
     @property
-    def is_deepmad(self) -> bool:
-        """Return whether it is DeepMAD's, whichever form of the penalty."""
-        return self == Objective(penalty=self.penalty)
-
-    @property
     def unit(self) -> str:
         """Return the unit of a calibrated objective; a formula has none."""
         return "" if self.calibration is None else self.calibration.unit
 
 
-DEEPMAD = Objective()
 DEFAULT_GAP = 0.005  # of a formula, as a share of its terms' magnitude
 DEFAULT_GAP_POINTS = 0.05  # of a calibrated objective, in its own unit
 
@@ -167,6 +157,22 @@ def usual_gap(objective: Objective) -> float:
         objective: what is maximised.
     """
     return DEFAULT_GAP if objective.calibration is None else DEFAULT_GAP_POINTS
+
+
+def search_unit(objective: Objective, *, magnitude: float, gap: float | None = None) -> float:
+    """Return what the tolerances of a search are shares of: a formula's magnitude, or so many points.
+
+    Of these points, the gap is the share that `DEFAULT_GAP` is of a magnitude. The magnitude of a calibrated objective
+    says little, because terms of 100 points cancel and a few tenths of a point matter.
+
+    Args:
+        objective: what is maximised.
+        magnitude: of its terms.
+        gap: that is asked for; None takes the usual one.
+    """
+    if objective.calibration is None:
+        return magnitude
+    return (usual_gap(objective) if gap is None else gap) / DEFAULT_GAP
 
 
 def require_fit(objective: Objective, *, family: str, stages: int, scales: int) -> None:

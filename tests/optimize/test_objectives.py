@@ -217,6 +217,20 @@ def test_no_cut_of_the_penalty_rises_above_its_variable():
             assert highest <= milp.model.penalty.ub
 
 
+def test_a_model_makes_the_parts_of_its_problem_once(monkeypatch):
+    from deepmad_hw.optimize import milp
+
+    calls = []
+    for name in ("limited", "objective_terms"):
+        parts = getattr(milp, name)
+        monkeypatch.setattr(milp, name, lambda tables, name=name, parts=parts: (calls.append(name), parts(tables))[1])
+    problem, models = problem_with(1)
+    tables = coefficients(problem, models)
+    milp.build(tables, ranges=milp.log_fan_in_ranges(tables))
+    assert len(tables.stages) > 1
+    assert sorted(calls) == ["limited", "objective_terms"]
+
+
 def test_no_factor_helps_where_only_the_ranges_leave_no_design():
     problem, models = problem_with(1)
     nowhere = (

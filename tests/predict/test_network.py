@@ -10,6 +10,7 @@ from deepmad_hw.latency.measurement import LayerMeasurement
 from deepmad_hw.latency.model import Curve, predict_ms, uncovered, upper_ms
 from deepmad_hw.network.expand import expand
 from deepmad_hw.network.layer import LayerSpec
+from deepmad_hw.predict import network
 from deepmad_hw.predict.network import EXACT_RELATIVE_ERROR, TableModel
 from deepmad_hw.problem import sampling
 from deepmad_hw.problem.space import Space, StageSpace
@@ -219,6 +220,22 @@ def test_a_layer_of_a_sure_row_is_as_sure_as_its_median(paper):
     rows = [paper.row(spec, noise=0.01, random=random) for spec in paper.convolutions(40, seed=1)]
     model = TableModel(paper.table(rows))
     assert model.layer_margins([rows[3].spec]) == [rows[3].relative_error]
+
+
+def test_rows_are_left_out_only_where_a_layer_lies_between_them(paper, monkeypatch):
+    monkeypatch.setattr(network, "grouped_margins", _refused)
+    rows = [paper.row(spec) for spec in paper.convolutions(40, seed=1)]
+    unsure = replace(rows[0], samples_us=tuple(factor * rows[0].median_us for factor in (0.5, 1.0, 1.5)))
+    model = TableModel(paper.table([unsure, *rows[1:]]))
+    sure = [row.spec for row in rows[1:]]
+    assert model.layer_margins(sure) == [row.relative_error for row in rows[1:]]
+    assert model.margins_between_rows(sure) == [0.0] * len(sure)
+    with pytest.raises(AssertionError, match="left out"):
+        model.margins_between_rows([unsure.spec])
+
+
+def _refused(*_, **__):
+    raise AssertionError("rows were left out")
 
 
 def test_a_higher_confidence_has_a_wider_margin(paper):

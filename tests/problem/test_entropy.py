@@ -7,6 +7,7 @@ import pytest
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.network.architecture import Architecture, Head, Stage, Stem
 from deepmad_hw.problem import entropy
+from deepmad_hw.problem.objective import Objective
 
 log = math.log
 
@@ -88,6 +89,8 @@ def test_rho_of_the_stem_alone():
 @pytest.mark.parametrize(("family", "first"), [("bottleneck", 3), ("basic", 2), ("mbconv", 1), ("mbconv_se", 1)])
 def test_depths_that_enter_the_penalty(family, first):
     assert entropy.penalised_depths(family, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5][first - 1 :]
+    assert entropy.penalised_stages(Objective(), family, 5) == (1, 2, 3, 4, 5)[first - 1 :]
+    assert entropy.penalised_stages(Objective(penalty_stages=(1, 4)), family, 5) == (1, 4)
 
 
 def test_penalty_is_ten_times_exp_of_the_population_deviation():

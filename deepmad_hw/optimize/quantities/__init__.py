@@ -6,7 +6,7 @@ value of a space.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from deepmad_hw.optimize.coefficients import Coefficients
 from deepmad_hw.optimize.quantities.additive import Additive
@@ -56,12 +56,12 @@ def objective_terms(tables: Coefficients) -> tuple[ObjectiveTerm, ...]:
     return tuple(term for make in TERMS if (term := make(tables)) is not None)
 
 
-def sums_read(tables: Coefficients) -> tuple[str, ...]:
+def sums_read(limits: Iterable[Limited], terms: Iterable[ObjectiveTerm]) -> tuple[str, ...]:
     """Return the names of the sums over layers that a problem's limits and objective read.
 
     Args:
-        tables: the problem's tables.
+        limits: the problem's, by `limited`.
+        terms: its objective's, by `objective_terms`.
     """
-    limits = [name for limit in limited(tables) for name in limit.sums]
-    terms = [name for term in objective_terms(tables) for name in term.sums]
-    return tuple(dict.fromkeys([*limits, *terms]))
+    read = [*(limit.sums for limit in limits), *(term.sums for term in terms)]
+    return tuple(dict.fromkeys(name for sums in read for name in sums))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepmad_hw.optimize.coefficients import Coefficients
-from deepmad_hw.optimize.linear import Cut, Milp, Sum
+from deepmad_hw.optimize.linear import LinearTerm, Milp, Sum
 from deepmad_hw.optimize.smooth import Nlp
 from deepmad_hw.optimize.walked import Walked
 from deepmad_hw.problem import limits
@@ -151,7 +151,7 @@ class Limited(ABC):
         return MinimumValue(limit=self.name, value=value, unit=self.quantity.unit, proved=proved)
 
 
-class ObjectiveTerm(Protocol):
+class ObjectiveTerm(LinearTerm, Protocol):
     """One term of the sum that a problem maximises."""
 
     @property
@@ -160,12 +160,6 @@ class ObjectiveTerm(Protocol):
 
     def values(self, walked: Walked) -> Floats:
         """Return the term of each of n designs."""
-
-    def add_to_milp(self, milp: Milp) -> Sum:
-        """Add what the term needs, and return a sum that no design's term exceeds."""
-
-    def cut(self, milp: Milp, design: Ints) -> Cut | None:
-        """Return a row that makes the term of one design exact, None where it is."""
 
     def of_nlp(self, nlp: Nlp) -> Any:
         """Return the term as an expression."""

@@ -56,17 +56,13 @@ class DepthPenalty:
         space, worth = tables.problem.space, tables.problem.worth
         self._weight = worth.penalty_weight
         self._squared = worth.penalty == "variance"
-        self.stages: Sequence[int] = (
-            entropy.penalised_depths(space.family, range(len(space.stages)))
-            if worth.penalty_stages is None
-            else [stage - 1 for stage in worth.penalty_stages]
-        )
+        self.stages = [i - 1 for i in entropy.penalised_stages(worth, space.family, len(space.stages))]
 
     def values(self, walked: Walked) -> Floats:
         """Return -beta Q, [n]."""
         if len(self.stages) < 2:
             return np.full(len(walked.designs.rows), -float(self._weight))
-        variance = walked.designs.depths[:, list(self.stages)].var(axis=1)
+        variance = walked.designs.depths[:, self.stages].var(axis=1)
         return np.asarray(-self._weight * np.exp(variance if self._squared else np.sqrt(variance)))
 
     def add_to_milp(self, milp: Milp) -> Sum:
@@ -101,7 +97,7 @@ class DepthPenalty:
 
         None where depths are equal, and where it rises above the variable's upper bound for some depths.
         """
-        depths = Designs(design).depths[list(self.stages)].astype(float)
+        depths = Designs(design).depths[self.stages].astype(float)
         if len(depths) < 2 or depths.std() < EQUAL:
             return None
         value = self._weight * math.exp(min(float(depths.var() if self._squared else depths.std()), LARGEST_SPREAD))

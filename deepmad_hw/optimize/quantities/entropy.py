@@ -37,10 +37,8 @@ class EntropyScore:
 
     def __init__(self, tables: Coefficients) -> None:
         self._tables = tables
-
-        weights = tables.problem.worth.scale_weights
-        default = [*[1] * (len(tables.scales) - 1), entropy.LAST_SCALE_WEIGHT]
-        self._weights = list(zip(tables.scales, default if weights is None else weights, strict=True))
+        weights = tables.problem.worth.scale_weights or entropy.scale_weights(len(tables.scales))
+        self._weights = list(zip(tables.scales, weights, strict=True))
 
     def values(self, walked: Walked) -> Floats:
         """Return ``sum_s a_s H_s``, [n]."""

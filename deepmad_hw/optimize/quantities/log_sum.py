@@ -75,7 +75,7 @@ class LogSum:
 
     def of_nlp(self, nlp: Nlp) -> Any:
         """Return ``weight * log(sum)`` as an expression."""
-        share = limits.layer_share(self._name)
+        share = limits.quantity(self._name).layer
         assert share is not None
         return self._weight * pyo.log(costs.total(nlp.network, share))
 

@@ -224,7 +224,7 @@ def _limit(name: str, item: Any) -> Any:
     quantity = limits.quantity(name)
     if isinstance(item, bool) or not isinstance(item, str | int | float):
         raise ConfigError(f"expected a value such as {quantity.example}, got {item!r:.60}")
-    return quantity.parse(str(item), "")
+    return quantity.parse(str(item), where="")
 
 
 _Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]

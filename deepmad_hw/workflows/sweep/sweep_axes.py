@@ -136,7 +136,7 @@ def _is_budget(name: str) -> bool:
 
 def _values(name: str, text: str) -> tuple[str, ...]:
     known = limits.quantity(name)
-    return expanded(text, lambda value: known.parse(value, known.option), show=known.exact, where=known.option)
+    return expanded(text, lambda value: known.parse(value, where=known.option), show=known.exact, where=known.option)
 
 
 def _together(budgets: Mapping[str, tuple[str, ...]]) -> list[dict[str, str]]:
@@ -174,7 +174,7 @@ def _run(config: str, chosen: Mapping[str, str], overrides: Mapping[str, Any]) -
             values.update({"space.resolution": units.parse_resolution(text, where="--resolution")} if text else {})
         else:
             known = limits.quantity(key)
-            known.parse(text, known.option)
+            known.parse(text, where=known.option)
             values[f"limits.{key}"] = text
     run = load_run(config, overrides=values).with_latency(requests)
     return replace(run, sweep={})

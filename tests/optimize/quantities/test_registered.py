@@ -26,7 +26,7 @@ CHANNELS = Quantity(
     title="channels",
     unit="channels",
     price=("k", 1e3),
-    parse=lambda text, where: units.parse_count(text, where=where),
+    parse=units.parse_count,
     format=units.format_count,
     exact=units.format_count,
     layer=lambda form: form.out_channels + 0 * form.kernel,
