@@ -13,10 +13,8 @@ from typing import Any
 from onnx import TensorProto
 
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.exporters.onnx_messages import IMAGE_RANK, Shape
 from deepmad_hw.network.layer import KINDS, OperationSpec
-
-Shape = tuple[int, ...]
-IMAGE_RANK = 4
 
 _UNARY = {
     "Abs": "abs",

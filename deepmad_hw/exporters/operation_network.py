@@ -10,8 +10,8 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from deepmad_hw.exporters.onnx_graph import IR_VERSION, TensorSource
+from deepmad_hw.exporters.onnx_messages import Shape
 from deepmad_hw.exporters.onnx_operations import NAMED_KINDS
-from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.network.layer import IMAGE
 
 OPSET = 21  # the first with a GroupNormalization that can be used

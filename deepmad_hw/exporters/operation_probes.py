@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, shape_inference
 
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import TensorSource
-from deepmad_hw.exporters.onnx_operations import IMAGE_RANK, Sized, operation_of
+from deepmad_hw.exporters.onnx_messages import IMAGE_RANK, Shape, attributes_of, tensors_in
+from deepmad_hw.exporters.onnx_operations import Sized, operation_of
 from deepmad_hw.exporters.operation_groups import BYTEWISE_GROUPS, GROUPS, group_norm
 from deepmad_hw.exporters.operation_network import NECK, OperationNetwork
-from deepmad_hw.exporters.weights import Shape
 from deepmad_hw.network.layer import OperationNode, OperationSpec
 
 RUNTIMES = ("onnxruntime", "replay")  # those that read the files, and join times to operations
@@ -87,7 +87,7 @@ def operations(probe: OperationProbe) -> tuple[OperationNode, ...]:
     """
     network = _built(probe, _shape_only, batch=1)
     inferred = shape_inference.infer_shapes(network.model(probe.name), data_prop=True, strict_mode=True).graph
-    shapes = {value.name: _shape(value) for value in (*inferred.input, *inferred.value_info, *inferred.output)}
+    shapes = {value.name: _shape(value) for value in tensors_in(inferred)}
     constants = {tensor.name: tensor for tensor in inferred.initializer}
     timed: list[OperationNode] = []
     for node in inferred.node:
@@ -168,7 +168,7 @@ def _spec(
     node = nodes[-1]
     sized = Sized(
         operator=f"nchwc.{node.op_type}" if kind.endswith("_blocked") else node.op_type,
-        attributes={each.name: helper.get_attribute_value(each) for each in node.attribute},
+        attributes=attributes_of(node),
         reads=[shapes[name] for name in read],
         constants=[tuple(constants[name].dims) for each in nodes for name in each.input if name in constants],
         writes=[shapes[output] for output in node.output if output],
