@@ -34,7 +34,8 @@ from deepmad_hw.predict.network import TableModel
 from deepmad_hw.problem import sampling
 from deepmad_hw.problem.problem import LatencyLimit, Limits, Problem
 from deepmad_hw.workflows.design.design import design
-from deepmad_hw.workflows.profiling.profile import ProfileRequest, choose, publish, spaces
+from deepmad_hw.workflows.profiling.choice import ProfileRequest, choose, spaces
+from deepmad_hw.workflows.profiling.profile import publish
 from deepmad_hw.workflows.tables.tables import load_model
 from profilers import run, samples
 from profilers.backend import Settings

@@ -23,7 +23,8 @@ from pathlib import Path
 import origin
 
 from deepmad_hw.errors import TooNoisyError
-from deepmad_hw.workflows.profiling.profile import ProfileRequest, profile, spaces
+from deepmad_hw.workflows.profiling.choice import ProfileRequest, spaces
+from deepmad_hw.workflows.profiling.profile import profile
 
 CYCLE_S, BUSY_SHARE = 15.0, 0.3
 PERCENTILE, ALLOWED, NEEDED_SHARE = 0.95, 1.5, 0.95

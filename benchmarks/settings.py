@@ -24,7 +24,8 @@ from deepmad_hw.network.expand import expand
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.problem import sampling
 from deepmad_hw.workflows.bench.bench import bench, of_graph, require_sure
-from deepmad_hw.workflows.profiling.profile import ProfileRequest, profile, spaces
+from deepmad_hw.workflows.profiling.choice import ProfileRequest, spaces
+from deepmad_hw.workflows.profiling.profile import profile
 
 SETTINGS = {
     "fp32": {},

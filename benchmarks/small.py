@@ -29,7 +29,8 @@ from deepmad_hw.network import costs
 from deepmad_hw.network.expand import expand
 from deepmad_hw.predict.network import TableModel
 from deepmad_hw.problem import sampling
-from deepmad_hw.workflows.profiling.profile import ProfileRequest, choose, publish, spaces
+from deepmad_hw.workflows.profiling.choice import ProfileRequest, choose, spaces
+from deepmad_hw.workflows.profiling.profile import publish
 from profilers import run, samples
 from profilers.backend import Settings
 from profilers.plan import read_plan

@@ -36,7 +36,8 @@ from deepmad_hw.workflows.bench import bench as benching
 from deepmad_hw.workflows.bench.bench import bench, of_graph, require_sure
 from deepmad_hw.workflows.design.design import design
 from deepmad_hw.workflows.profiling import profile as profiling
-from deepmad_hw.workflows.profiling.profile import ProfileRequest, profile
+from deepmad_hw.workflows.profiling.choice import ProfileRequest
+from deepmad_hw.workflows.profiling.profile import profile
 from deepmad_hw.workflows.tables.tables import load_model
 
 TOO_NOISY = "too noisy"

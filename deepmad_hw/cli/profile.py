@@ -11,7 +11,7 @@ from deepmad_hw.cli import options, output
 from deepmad_hw.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deepmad_hw.workflows.profiling.profile import ProfileRequest
+    from deepmad_hw.workflows.profiling.choice import ProfileRequest
     from profilers.run import Tick
 
 
@@ -38,12 +38,13 @@ def profile(
     if out is not None and out.suffix != ".csv":
         raise ConfigError(f"{out.name!r} is no CSV file", where="--out", hint=f"say --out {out.with_suffix('.csv')}")
 
+    from deepmad_hw.workflows.profiling import choice
     from deepmad_hw.workflows.profiling import profile as profiles
     from profilers import backend
 
     backend.get(runtime)
-    request = profiles.ProfileRequest(
-        spaces=profiles.spaces(space),
+    request = choice.ProfileRequest(
+        spaces=choice.spaces(space),
         runtime=runtime,
         threads=threads,
         batch=batch,
@@ -120,14 +121,14 @@ def show_tick(steps: output.Steps, tick: Tick) -> None:
 def _show_preview(request: ProfileRequest, *, json: bool) -> None:
     from dataclasses import asdict
 
-    from deepmad_hw.workflows.profiling import profile as profiles
+    from deepmad_hw.workflows.profiling.choice import preview
 
-    found = profiles.preview(request)
+    plan = preview(request)
     if json:
-        output.answer_json({"schema": 1, **asdict(found)})
+        output.answer_json({"schema": 1, **asdict(plan)})
         return
     output.answer(
-        f"{found.layers} layer shapes in {found.probes} probe networks, "
-        f"{found.operations} other operations in {found.operation_probes}, {found.networks} networks to calibrate, "
-        f"about {found.minutes:g} min and {found.megabytes:.0f} MB"
+        f"{plan.layers} layer shapes in {plan.probes} probe networks, "
+        f"{plan.operations} other operations in {plan.operation_probes}, {plan.networks} networks to calibrate, "
+        f"about {plan.minutes:g} min and {plan.megabytes:.0f} MB"
     )

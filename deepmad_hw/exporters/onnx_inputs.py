@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from deepmad_hw.errors import ConfigError, InputFileError
+from deepmad_hw.exporters.onnx_messages import Shape, free_inputs
 
 LARGEST_INPUT_VALUES = 2**28
 EXAMPLE_PIXELS = 224  # what an error proposes for a size that is free
 DATA_OPTION, INPUT_OPTION = "--data", "--input"
 
-Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -83,8 +83,7 @@ def inputs_of(model: Any, *, where: str) -> tuple[ModelInput, ...]:
     Raises:
         InputFileError: an input is of a type that cannot be made here.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return tuple(_input(info, where=where) for info in model.graph.input if info.name not in weights)
+    return tuple(_input(info, where=where) for info in free_inputs(model.graph))
 
 
 def _input(info: Any, *, where: str) -> ModelInput:

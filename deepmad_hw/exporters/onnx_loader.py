@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from deepmad_hw.errors import InputFileError
-from deepmad_hw.exporters.onnx_guard import JUDGE, RUN, tensors_of
+from deepmad_hw.exporters.onnx_guard import JUDGE, RUN
 from deepmad_hw.exporters.onnx_inputs import packed_values
+from deepmad_hw.exporters.onnx_plain import tensors_of
 
 LARGEST_FILE_BYTES = 2**31 - 1  # one protobuf message holds no more
 LONGEST_WAIT_S = 600.0

@@ -13,10 +13,8 @@ from typing import Any
 from onnx import TensorProto
 
 from deepmad_hw.errors import ConfigError
+from deepmad_hw.exporters.onnx_messages import IMAGE_RANK, Shape
 from deepmad_hw.network.layer import KINDS, OperationSpec
-
-Shape = tuple[int, ...]
-IMAGE_RANK = 4
 
 _UNARY = {
     "Abs": "abs",
@@ -105,6 +103,13 @@ _STRETCHES = ("concat", "expand", "gather", "pad", "slice", "split", "tile")
 _PRODUCTS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "Einsum"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "NhwcFusedConv"})
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"})
+# Kinds that an operator's type alone tells, but for their endings.
+NAMED_KINDS = {
+    **(_UNARY | _BINARY | _MOVES | _NORMS | _POOLS),
+    **dict.fromkeys(_PRODUCTS, "matmul"),
+    **dict.fromkeys(_RECURRENT, "recurrent"),
+    "ConvTranspose": "conv_transpose",
+}
 # Names of the runtime that say how an operator runs, not what it computes.
 _BLOCKED, _BYTEWISE = "nchwc.", "QLinear"
 _PREFIXES = ("com.microsoft.", _BLOCKED, "nhwc.", _BYTEWISE)
@@ -183,26 +188,20 @@ def _per_image(amount: int, batch: int) -> int:
 
 def _kind(sized: Sized) -> str | None:
     operator = sized.plain_operator
-    kind = next((table[operator] for table in (_MOVES, _NORMS, _POOLS) if operator in table), None)
+    kind = NAMED_KINDS.get(operator)
     if kind == "reduce" or operator.startswith("Reduce"):
         return _reduction(sized)
-    if kind is not None:
-        return _in_layout(kind, sized)
-    if operator in _UNARY:
-        return _UNARY[operator]
     if operator in _BINARY:
         factors = () if sized.operator.startswith(_BYTEWISE) else None  # the shape of scales and zero points
         shapes = [*sized.reads, *(shape for shape in sized.constants if shape != factors)]
         whole = len(shapes) > 1 and len({_without_ones(shape) for shape in shapes}) == 1
-        return _BINARY[operator] if whole else f"{_BINARY[operator]}_broadcast"
+        return kind if whole else f"{kind}_broadcast"
+    if operator in _CONVOLUTIONS:
+        return _convolution(sized)
     if operator == "Resize":
         nearest = sized.attributes.get("mode", b"nearest") == b"nearest"
-        return _in_layout("resize_nearest" if nearest else "resize_linear", sized)
-    if operator in _PRODUCTS:
-        return "matmul"
-    if operator in _RECURRENT:
-        return "recurrent"
-    return _convolution(sized) if operator in _CONVOLUTIONS else None
+        kind = "resize_nearest" if nearest else "resize_linear"
+    return None if kind is None else _in_layout(kind, sized)
 
 
 def _in_layout(kind: str, sized: Sized) -> str:

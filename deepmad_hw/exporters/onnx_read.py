@@ -17,6 +17,7 @@ from deepmad_hw.exporters.onnx_graph import (
     REFERENCE_KEY,
     RESOLUTION_KEY,
 )
+from deepmad_hw.exporters.onnx_messages import free_inputs
 from deepmad_hw.files.jsonfile import parse_json
 from deepmad_hw.formats import serde
 from deepmad_hw.network import reference
@@ -82,8 +83,7 @@ def input_shape(path: Path) -> tuple[int, int, int]:
     """
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     model = load(path)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [info for info in model.graph.input if info.name not in weights]
+    inputs = free_inputs(model.graph)
     shapes = [_image_shape(info) for info in inputs]
     is_float = all(info.type.tensor_type.elem_type in kinds for info in inputs)
     if len(shapes) != 1 or len(shapes[0]) != 3 or min(shapes[0]) < 1 or not is_float:

@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.exporters.onnx_graph import TensorSource, save, to_onnx
 from deepmad_hw.exporters.onnx_inputs import packed_values
+from deepmad_hw.exporters.operation_network import SMALL
 from deepmad_hw.exporters.operation_probes import (
     BYTEWISE,
-    SMALL,
     OperationProbe,
     operation_model,
     operations,

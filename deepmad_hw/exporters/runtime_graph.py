@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper
 
 from deepmad_hw.errors import InputFileError
 from deepmad_hw.exporters import extras
+from deepmad_hw.exporters.onnx_messages import attributes_of, bodies_of
 from deepmad_hw.exporters.runtime import one_line
 
 WRITTEN, WEIGHTS = "graph.onnx", "graph.weights"
@@ -161,9 +161,8 @@ def _operations(graph: Any, outer: frozenset[str], inside: str, source: _Source)
     names = _names(graph, constants, source)
     for node in graph.node:
         yield _operation(node, constants, names, inside)
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _operations(body, constants, node.name, source)
+        for body in bodies_of(node):
+            yield from _operations(body, constants, node.name, source)
 
 
 def _names(graph: Any, constants: frozenset[str], source: _Source) -> dict[str, str]:
@@ -183,7 +182,7 @@ def _names(graph: Any, constants: frozenset[str], source: _Source) -> dict[str, 
 
 
 def _operation(node: Any, constants: frozenset[str], names: Mapping[str, str], inside: str) -> RuntimeOperation:
-    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    attributes = attributes_of(node)
     kind = _kind(node)
     return RuntimeOperation(
         name=node.name,

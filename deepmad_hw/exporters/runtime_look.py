@@ -18,10 +18,11 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx.helper import get_attribute_value
 
 from deepmad_hw.exporters import onnx_guard, runtime_graph
 from deepmad_hw.exporters.onnx_inputs import packed_values
+from deepmad_hw.exporters.onnx_messages import Shape, attributes_of
+from deepmad_hw.exporters.onnx_plain import graphs_of
 from deepmad_hw.exporters.runtime_graph import RuntimeOperation
 
 MODULE = "deepmad_hw.exporters.runtime_look"
@@ -29,8 +30,6 @@ LOOK_SECONDS = 120  # of processor time
 LONGEST_WAIT_S = 600.0
 TRACE_TYPES = {"float": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "double": 11}
 _EVENT_SUFFIX = "_kernel_time"
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,16 +150,16 @@ def joined(
     by_name = {operation.name: operation for operation in operations if operation.name}
     held = {
         tensor.name: (tensor.data_type, tuple(tensor.dims))
-        for graph in onnx_guard.graphs_of(optimised.graph)
+        for graph in graphs_of(optimised.graph)
         for tensor in graph.initializer
     }
-    nodes = {node.name: node for graph in onnx_guard.graphs_of(optimised.graph) for node in graph.node if node.name}
+    nodes = {node.name: node for graph in graphs_of(optimised.graph) for node in graph.node if node.name}
     kernels = sorted((event for event in events if event.get("cat") == "Node"), key=lambda event: event["ts"])
     for event in kernels:
         name, kind = event["name"].removesuffix(_EVENT_SUFFIX), event["args"]["op_name"]
         inputs, outputs = (_shapes(event["args"][f"{side}_type_shape"]) for side in ("input", "output"))
         node = nodes.get(name)
-        attributes = {} if node is None else {item.name: get_attribute_value(item) for item in node.attribute}
+        attributes = {} if node is None else attributes_of(node)
         names = [] if node is None else [each for each in node.input if each]
         inputs, constant = _told_apart(names, inputs, held)
         yield LookedAt(

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from deepmad_hw.exporters.onnx_operations import Sized, operation_of
-from deepmad_hw.exporters.onnx_walk import NEGLIGIBLE_VALUES, Operation, Walk
+from deepmad_hw.exporters.onnx_walk import NEGLIGIBLE_VALUES
 from deepmad_hw.exporters.runtime_look import LookedAt
+from deepmad_hw.exporters.walked import Operation, Walk
 from deepmad_hw.network.layer import Node
 
 VIEW, LAYOUT, UNCOVERED = "(view)", "(layout)", "(uncovered)"  # no names of operations

@@ -15,6 +15,7 @@ from onnx import TensorProto
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.exporters import extras, onnx_graph, onnx_read, runtime, torch_module
 from deepmad_hw.exporters import images as image_files
+from deepmad_hw.exporters.onnx_messages import free_inputs
 from deepmad_hw.exporters.weights import Weights
 from deepmad_hw.network.layer import Graph
 
@@ -267,8 +268,7 @@ def _require_written_opset(model: Any, *, where: str) -> None:
 
 def _input_shape(model: Any, *, where: str) -> tuple[int, ...]:
     """Return the one input's shape; a free batch becomes 1."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
+    inputs = free_inputs(model.graph)
     if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
         raise InputFileError("expected one input of float32 or float16", where=where)
     batch, *sizes = (size.dim_value for size in inputs[0].type.tensor_type.shape.dim)

@@ -25,7 +25,8 @@ from scipy import sparse
 
 from deepmad_hw.optimize.coefficients import Coefficients, restricted
 from deepmad_hw.optimize.encoding import Designs
-from deepmad_hw.optimize.linear import Milp, RowPlace, Sum, Variables, exists
+from deepmad_hw.optimize.knots import Axes, axes_of, spread
+from deepmad_hw.optimize.linear import Milp, Sum, Variables, exists
 from deepmad_hw.optimize.milp import Range, build
 from deepmad_hw.optimize.solvers import compiled
 
@@ -33,8 +34,6 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-WIDTH_KNOTS = 18  # of a stage's out widths
-BOTTLENECK_KNOTS = 9
 MOST_TURNS = 40  # of column generation for one sum
 COLUMNS_A_TURN = 60  # of each group of alternatives
 CLOSE = 2e-4
@@ -93,17 +92,17 @@ def tighten(
     if objective.bound <= target:
         return Tightened(tables=tables, ranges=list(ranges), bound=objective.bound)
     master.set_cutoff(target, unit=unit)
-    found = [ranges[0]]
+    narrowed = [ranges[0]]
     for known, stage in zip(ranges[1:], master.milp.stages, strict=True):
         most, least = (master.maximise(Sum().add(stage.log_fan_in, sign)) for sign in (1.0, -1.0))
-        found.append(
+        narrowed.append(
             Range(
                 least=known.least if least is None else np.maximum(known.least, -least.bound),
                 most=known.most if most is None else np.minimum(known.most, most.bound),
             )
         )
-    kept = master.kept(objective, design, target)
-    return Tightened(tables=restricted(tables, kept), ranges=found, bound=objective.bound)
+    pairs = master.possible_pairs(objective, design, target)
+    return Tightened(tables=restricted(tables, pairs), ranges=narrowed, bound=objective.bound)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -137,8 +136,8 @@ class _RestrictedMaster:
         bounds = [variable.bounds for variable in form.columns]
         self._low = np.array([-np.inf if low is None else low for low, _ in bounds], dtype=float)
         self._high = np.array([np.inf if high is None else high for _, high in bounds], dtype=float)
-        axes = _axes(milp.tables)
-        self._spread = _spread([row.constraint for row in form.rows], axes)
+        axes = axes_of(milp.tables)
+        self._spread = spread([row.constraint for row in form.rows], axes)
         self._columns = form.A.T.tocsr()
         self._added_up = (self._spread @ form.A).tocsc()
         self._rhs = self._spread @ np.asarray(form.rhs, dtype=float)
@@ -173,7 +172,9 @@ class _RestrictedMaster:
         self._highs.changeColsCost(len(self._active), np.arange(len(self._active), dtype=np.int32), costs[self._active])
         best: _Gains | None = None
         for _ in range(MOST_TURNS):
-            self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.0, self._left_s()))
+            self._highs.setOptionValue(
+                "time_limit", self._highs.getRunTime() + max(0.0, self._deadline - time.monotonic())
+            )
             self._highs.run()
             if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
                 break
@@ -203,7 +204,7 @@ class _RestrictedMaster:
         least = min(target, optimum - slack) - objective.constant
         self._highs.addRow(least, highspy.kHighsInf, len(there), there.astype(np.int32), row[there])
 
-    def kept(self, gains: _Gains, design: Ints, target: float) -> list[tuple[Bools, Bools, Bools]]:
+    def possible_pairs(self, gains: _Gains, design: Ints, target: float) -> list[tuple[Bools, Bools, Bools]]:
         """Return which pairs may be in a design of at least the target.
 
         Args:
@@ -216,13 +217,13 @@ class _RestrictedMaster:
         given = self._losses(gains, self.milp.stem)
         for stage, (before, out, chosen, _) in zip(self.milp.stages, Designs(design).by_stage(), strict=True):
             width, inner = self._losses(gains, stage.width), self._losses(gains, stage.inner)
-            kept = (
+            possible = (
                 self._losses(gains, stage.first_in) + given[:, None] + inner[None, :] < spare,
                 self._losses(gains, stage.skip).min(axis=0) + given[:, None] + width[None, :] < spare,
                 self._losses(gains, stage.first_out).min(axis=0) + width[:, None] + inner[None, :] < spare,
             )
-            kept[0][before, chosen] = kept[1][before, out] = kept[2][out, chosen] = True
-            masks.append(kept)
+            possible[0][before, chosen] = possible[1][before, out] = possible[2][out, chosen] = True
+            masks.append(possible)
             given = width
         return masks
 
@@ -250,25 +251,25 @@ class _RestrictedMaster:
     def _most(self, gains: Floats) -> float:
         """Return the most that columns can gain: the best of each group of alternatives, the better end of others."""
         rest = np.ones(len(gains), dtype=bool)
-        found = 0.0
+        most = 0.0
         for numbers in self._groups:
-            found += float(gains[numbers].max())
+            most += float(gains[numbers].max())
             rest[numbers] = False
         for numbers in self._adding:
-            found += max(0.0, float(gains[numbers].max(initial=0.0)))
+            most += max(0.0, float(gains[numbers].max(initial=0.0)))
             rest[numbers] = False
         left, low, high = gains[rest], self._low[rest], self._high[rest]
         end = np.where(left > 0, high, low)
-        return found + float((left * np.where(left == 0, 0.0, end)).sum())
+        return most + float((left * np.where(left == 0, 0.0, end)).sum())
 
     def _worth_adding(self, gains: _Gains) -> Ints:
         """Return the columns that gain most in their group and are not there yet."""
-        found = []
+        columns = []
         for numbers in [*self._groups, *self._adding]:
             values = gains.columns[numbers]
             best = numbers[np.argsort(-values, kind="stable")[:COLUMNS_A_TURN]]
-            found.append(best[gains.columns[best] > 0])
-        return np.setdiff1d(np.concatenate(found), self._active)
+            columns.append(best[gains.columns[best] > 0])
+        return np.setdiff1d(np.concatenate(columns), self._active)
 
     def _losses(self, gains: _Gains, group: Variables) -> Floats:
         """Return by how much each alternative gains less than the group's best; infinite where there is none."""
@@ -282,7 +283,7 @@ class _RestrictedMaster:
     def _add(self, columns: Ints, costs: Floats | None = None) -> None:
         part = self._added_up[:, columns]
         starts, rows, factors = part.indptr[:-1], part.indices, part.data
-        if self._highs.getNumRow() > len(self._rhs):  # the demanded objective is the last row
+        if self._highs.getNumRow() > len(self._rhs):  # the cutoff is the last row
             extended = sparse.vstack([part, sparse.csr_matrix(self._objective[columns])]).tocsc()
             starts, rows, factors = extended.indptr[:-1], extended.indices, extended.data
         cost = np.zeros(len(columns)) if costs is None else costs[columns]
@@ -292,9 +293,9 @@ class _RestrictedMaster:
         )
         self._active = np.concatenate([self._active, columns])
 
-    def _seeds(self, design: Ints, axes: _Axes) -> Ints:
+    def _seeds(self, design: Ints, axes: Axes) -> Ints:
         """Return the pairs of a design, so that there is a point, and those between two knots."""
-        found = []
+        pairs = []
         chosen_of = Designs(design).by_stage()
         for index, (stage, (before, out, inner, _)) in enumerate(zip(self.milp.stages, chosen_of, strict=True)):
             given, width, chosen = (
@@ -312,8 +313,8 @@ class _RestrictedMaster:
                 (stage.added[None], width, chosen),
             ):
                 at_knots = group[:, rows][:, :, columns]
-                found.append(self._numbers(at_knots[exists(at_knots)]))
-        return np.unique(np.concatenate(found))
+                pairs.append(self._numbers(at_knots[exists(at_knots)]))
+        return np.unique(np.concatenate(pairs))
 
     def _costs(self, total: Sum) -> Floats:
         cost = np.zeros(len(self._column))
@@ -322,9 +323,6 @@ class _RestrictedMaster:
 
     def _numbers(self, variables: Sequence[Any] | Variables) -> Ints:
         return np.array([self._column[variable] for variable in variables], dtype=np.int64)
-
-    def _left_s(self) -> float:
-        return self._deadline - time.monotonic()
 
 
 def _empty_highs(rhs: Floats, kinds: Floats, threads: int) -> Any:
@@ -350,88 +348,3 @@ def _alternatives(milp: Milp) -> list[Variables]:
     """Return the groups of which every design takes one."""
     choices = [choice for stage in milp.stages for choice in (stage.width, stage.inner)]
     return [milp.stem, *choices, *_pairs(milp)]
-
-
-# --- knots ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Axis:
-    """One choice of a stage (or the stem).
-
-    Args:
-        knots: positions, ascending, both ends of what is left among them.
-        weights: [choice, knot] of interpolation.
-    """
-
-    knots: Ints
-    weights: Floats
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Axes:
-    """The knots of every axis.
-
-    Args:
-        widths: of the stem and of every stage.
-        inner: of every stage, kernels included.
-    """
-
-    widths: tuple[_Axis, ...]
-    inner: tuple[_Axis, ...]
-
-    def of(self, place: RowPlace) -> tuple[_Axis, ...]:
-        """Return the axes along which rows of a place lie."""
-        named = {"in": self.widths[place.stage], "out": self.widths[place.stage + 1], "inner": self.inner[place.stage]}
-        return tuple(named[axis] for axis in place.axes)
-
-
-def _axes(tables: Coefficients) -> _Axes:
-    """Return knots spread evenly in log channels over what is left of every axis."""
-    stem = tables.stages[0].allows_in_out.any(axis=1)
-    widths, inner = [_axis(tables.stem_widths, np.asarray(stem), WIDTH_KNOTS)], []
-    for grid in tables.stages:
-        widths.append(_axis(grid.out_widths, np.asarray(grid.allows_out_inner.any(axis=1)), WIDTH_KNOTS))
-        kernels = len(np.unique(grid.kernel))
-        used = grid.allows_out_inner.any(axis=0).reshape(-1, kernels).any(axis=1)
-        bottleneck = _axis(grid.bottleneck[::kernels], np.asarray(used), BOTTLENECK_KNOTS)
-        knots = (bottleneck.knots[:, None] * kernels + np.arange(kernels)).ravel()
-        inner.append(_Axis(knots=knots, weights=np.kron(bottleneck.weights, np.eye(kernels)).astype(np.float64)))
-    return _Axes(widths=tuple(widths), inner=tuple(inner))
-
-
-def _axis(channels: Ints, used: Bools, count: int) -> _Axis:
-    left = np.flatnonzero(used)
-    marks = np.geomspace(channels[left[0]], channels[left[-1]], count)
-    nearest = np.abs(channels[left][None, :] - marks[:, None]).argmin(axis=1)
-    knots = np.unique(left[nearest]) if len(left) > count else left
-    weights: Floats = np.zeros((len(channels), len(knots)))
-    for number, row in enumerate(np.eye(len(knots))):
-        weights[:, number] = np.interp(channels, channels[knots], row)
-    return _Axis(knots=knots, weights=weights)
-
-
-def _spread(rows: Sequence[Any], axes: _Axes) -> Any:
-    """Return [row that is left, row of the model]: rows by choice are added up with the weights of their knots."""
-    numbers: dict[Any, int] = {}
-    left, mine, weights = [], [], []
-    for number, row in enumerate(rows):
-        for key, weight in _shares(row, axes):
-            left.append(numbers.setdefault(key, len(numbers)))
-            mine.append(number)
-            weights.append(weight)
-    return sparse.csr_matrix((weights, (left, mine)), shape=(len(numbers), len(rows)))
-
-
-def _shares(row: Any, axes: _Axes) -> Iterator[tuple[Any, float]]:
-    """Yield the knots' rows in which a row takes part, with its weight."""
-    if row.parent_component().local_name != "by_choice":
-        yield row.index(), 1.0
-        return
-    place, choices = row.index()
-    shares: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
-    for axis, choice in zip(axes.of(place), choices, strict=True):
-        near = np.flatnonzero(axis.weights[choice])
-        shares = [((*key, int(n)), w * float(axis.weights[choice, n])) for key, w in shares for n in near]
-    for key, weight in shares:
-        yield (place, key), weight

@@ -19,7 +19,8 @@ from deepmad_hw.workflows.bench.rows import row_of
 from deepmad_hw.workflows.design.design import design, save_design
 from deepmad_hw.workflows.export.export import export
 from deepmad_hw.workflows.networks.networks import load_network
-from deepmad_hw.workflows.profiling.profile import ProfileRequest, profile
+from deepmad_hw.workflows.profiling.choice import ProfileRequest
+from deepmad_hw.workflows.profiling.profile import profile
 from deepmad_hw.workflows.report.page import report
 from deepmad_hw.workflows.results.folders import QUICKSTART_DESIGN as DESIGN_FOLDER
 from deepmad_hw.workflows.results.results_folder import described, write_measured

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from deepmad_hw.exporters.operation_network import NECK
 from deepmad_hw.exporters.operation_probes import (
-    NECK,
     PRECISIONS,
     operation_model,
     operation_probes,

@@ -5,10 +5,11 @@ import pytest
 from foreign_networks import feeds, model
 
 from deepmad_hw.exporters import onnx_loader, runtime_look
-from deepmad_hw.exporters.onnx_walk import Walk, walk
+from deepmad_hw.exporters.onnx_walk import walk
 from deepmad_hw.exporters.runtime_graph import RuntimeOperation
 from deepmad_hw.exporters.runtime_look import LookedAt, look
 from deepmad_hw.exporters.runtime_walk import LAYOUT, UNCOVERED, VIEW, held
+from deepmad_hw.exporters.walked import Walk
 from deepmad_hw.network.layer import LayerSpec, Node
 
 MAP = (1, 16, 8, 8)

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from deepmad_hw.optimize import bound_tightening
+from deepmad_hw.optimize import bound_tightening, knots
 from deepmad_hw.optimize.bound_tightening import tighten
 from deepmad_hw.optimize.coefficients import coefficients
 from deepmad_hw.optimize.evaluator import Evaluator
@@ -23,8 +23,8 @@ TOLERANCE = 1e-6
 @pytest.fixture
 def few_knots(monkeypatch):
     """Two knots an axis: all widths between them have prices that are guessed."""
-    monkeypatch.setattr(bound_tightening, "WIDTH_KNOTS", 2)
-    monkeypatch.setattr(bound_tightening, "BOTTLENECK_KNOTS", 2)
+    monkeypatch.setattr(knots, "WIDTH_KNOTS", 2)
+    monkeypatch.setattr(knots, "BOTTLENECK_KNOTS", 2)
 
 
 @pytest.fixture

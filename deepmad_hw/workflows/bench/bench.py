@@ -15,8 +15,9 @@ from deepmad_hw.errors import ConfigError, InputFileError, NotCoveredError, TooN
 from deepmad_hw.exporters import onnx_counts, onnx_inputs, onnx_loader, onnx_read, runtime_look, runtime_walk
 from deepmad_hw.exporters.onnx_counts import Counts
 from deepmad_hw.exporters.onnx_inputs import NOTHING_SAID, InputRequest
-from deepmad_hw.exporters.onnx_walk import Operation, Walk, walk
+from deepmad_hw.exporters.onnx_walk import walk
 from deepmad_hw.exporters.probes import PackedProbe, write_plan
+from deepmad_hw.exporters.walked import Operation, Walk
 from deepmad_hw.latency.measurement import NetworkMeasurement
 from deepmad_hw.network import costs
 from deepmad_hw.network.layer import Graph, LayerSpec, Node, OperationSpec

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepmad_hw import pareto, units
-from deepmad_hw.errors import ConfigError
 from deepmad_hw.network.architecture import Architecture
 from deepmad_hw.problem import limits
-from deepmad_hw.problem.problem import table_of
-from deepmad_hw.problem.solution import LatencyValue, Price, Solution
-from deepmad_hw.workflows.results.results import Point, Reference, Results, Row
+from deepmad_hw.problem.solution import Evaluation, LatencyValue, Solution
+from deepmad_hw.workflows.results.results import Point, Results, Row
 
 # Training compute: one forward pass and a backward pass of twice its work, over ImageNet-1k's training images.
 PASSES_PER_STEP = 3
 TRAINING_IMAGES = 1_281_167
 TRAINING_EPOCHS = 300
-MOST_PANELS = 4
-NEAR = 0.15  # latencies that far apart, as a share, are still called the same
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +43,7 @@ class Design:
         index: its position among all points.
         point: the point.
         network: the design.
+        evaluation: its checked values.
         group: designs that may be compared: one group of the plan at one rho_0.
         optimal: whether no other design of its group beats it at once in every latency and in objective.
     """
@@ -54,6 +51,7 @@ class Design:
     index: int
     point: Point
     network: Architecture
+    evaluation: Evaluation
     group: str
     optimal: bool = True
 
@@ -70,7 +68,7 @@ class Design:
     @property
     def objective(self) -> float:
         """Return the checked objective."""
-        return float(self.solution.objective or 0.0)
+        return self.evaluation.objective
 
     @property
     def rho_limit(self) -> float | None:
@@ -90,7 +88,7 @@ class Design:
     @property
     def macs(self) -> int:
         """Return the multiply-adds at batch 1."""
-        return self.solution.evaluation.macs if self.solution.evaluation is not None else 0
+        return self.evaluation.macs
 
     def latency(self, table: str) -> LatencyValue | None:
         """Return what a table says of it.
@@ -98,8 +96,7 @@ class Design:
         Args:
             table: the table's name.
         """
-        values = self.solution.evaluation.latency if self.solution.evaluation is not None else ()
-        return next((value for value in values if value.table == table), None)
+        return next((value for value in self.evaluation.latency if value.table == table), None)
 
     def row(self, table: str) -> Row | None:
         """Return its measurement on a table's device, or None.
@@ -146,17 +143,14 @@ def amounts(design: Design) -> list[Shown]:
     Args:
         design: the design.
     """
-    evaluation = design.solution.evaluation
-    if evaluation is None:
-        return []
-    asked = {} if design.point.limits is None else design.point.limits.named()
+    requested = {} if design.point.limits is None else design.point.limits.named()
     return [
         Shown(
             label=quantity.label,
-            value=quantity.format(quantity.value(evaluation)),
-            limit=quantity.format(asked[name]) if name in asked else "",
+            value=quantity.format(quantity.value(design.evaluation)),
+            limit=quantity.format(requested[name]) if name in requested else "",
         )
-        for name, quantity in limits.of_design(evaluation).items()
+        for name, quantity in limits.of_design(design.evaluation).items()
     ]
 
 
@@ -180,12 +174,19 @@ def designs(results: Results) -> tuple[Design, ...]:
         results: what is reported.
     """
     rhos = {point.limits.rho for point in results.points if point.limits is not None}
-    found = [
-        Design(index=i, point=point, network=network, group=_group(point, distinct_rho=len(rhos) > 1))
-        for i, point in enumerate(results.points)
-        if (network := point.solution.architecture) is not None and point.solution.evaluation is not None
+    every = [
+        Design(
+            index=index,
+            point=point,
+            network=network,
+            evaluation=evaluation,
+            group=_group(point, distinct_rho=len(rhos) > 1),
+        )
+        for index, point in enumerate(results.points)
+        if (network := point.solution.architecture) is not None
+        and (evaluation := point.solution.evaluation) is not None
     ]
-    return tuple(_ranked(found))
+    return tuple(_ranked(design, [rival for rival in every if rival.group == design.group]) for design in every)
 
 
 def _group(point: Point, *, distinct_rho: bool) -> str:
@@ -196,25 +197,12 @@ def _group(point: Point, *, distinct_rho: bool) -> str:
     return ", ".join(parts)
 
 
-def _ranked(found: Sequence[Design]) -> list[Design]:
-    ranked = []
-    for design in found:
-        rivals = [each for each in found if each.group == design.group]
-        costs = [_costs(each) for each in rivals]
-        if len({len(cost) for cost in costs}) > 1:  # not on the same devices: nothing to compare
-            ranked.append(design)
-            continue
-        best = pareto.front(costs, [each.objective for each in rivals])
-        optimal = rivals.index(design) in best
-        ranked.append(
-            Design(index=design.index, point=design.point, network=design.network, group=design.group, optimal=optimal)
-        )
-    return ranked
-
-
-def _costs(design: Design) -> tuple[float, ...]:
-    values = design.solution.evaluation.latency if design.solution.evaluation is not None else ()
-    return tuple(value.predicted_ms for value in values)
+def _ranked(design: Design, rivals: Sequence[Design]) -> Design:
+    costs = [tuple(value.predicted_ms for value in rival.evaluation.latency) for rival in rivals]
+    if len({len(cost) for cost in costs}) > 1:  # not on the same devices: nothing to compare
+        return design
+    best = pareto.front(costs, [rival.objective for rival in rivals])
+    return replace(design, optimal=rivals.index(design) in best)
 
 
 def tables(results: Results) -> tuple[str, ...]:
@@ -223,186 +211,8 @@ def tables(results: Results) -> tuple[str, ...]:
     Args:
         results: what is reported.
     """
-    named = [
-        value.table
-        for design in designs(results)
-        if design.solution.evaluation is not None
-        for value in design.solution.evaluation.latency
-    ]
+    named = (value.table for design in designs(results) for value in design.evaluation.latency)
     return tuple(dict.fromkeys(named))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """A network that was predicted and measured.
-
-    Args:
-        kind: ``calibration``, ``design`` or ``reference``.
-        key: of its mark, ``d3`` or ``r0``; empty for a calibration network.
-        name: of the network.
-        predicted_ms: by its table.
-        measured_ms: median.
-    """
-
-    kind: str
-    key: str
-    name: str
-    predicted_ms: float
-    measured_ms: float
-
-    @property
-    def error(self) -> float:
-        """Return predicted over measured, minus one."""
-        return self.predicted_ms / self.measured_ms - 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """A reference network and the design whose latency is nearest.
-
-    Args:
-        reference: the network.
-        times: its own, or None where it was neither measured nor predicted.
-        design: the nearest, or None where none is near.
-        design_times: of that design.
-    """
-
-    reference: Reference
-    times: Times | None
-    design: Design | None = None
-    design_times: Times | None = None
-
-
-def comparison(results: Results) -> tuple[Pair, ...]:
-    """Return the reference networks in order of latency, each with the design that takes about as long.
-
-    Args:
-        results: what is reported.
-    """
-    pairs = [_pair(reference, designs(results), tables(results)) for reference in results.references]
-    return tuple(sorted(pairs, key=lambda pair: math.inf if pair.times is None else pair.times.middle))
-
-
-def _pair(reference: Reference, found: Sequence[Design], names: Sequence[str]) -> Pair:
-    times = times_of(reference.row)
-    table = reference.row.table or (names[0] if names else "")
-    # Measured times are held against measured ones, predictions against predictions.
-    measured = reference.row.measured_ms is not None
-    candidates = [
-        (abs(math.log(theirs.middle / times.middle)), design.index, design, theirs)
-        for design in found
-        if times is not None and design.latency(table) is not None and (design.row(table) is not None) == measured
-        for theirs in [design.times(table)]
-    ]
-    distance, _, design, theirs = min(candidates, default=(math.inf, 0, None, None))
-    if distance > math.log1p(NEAR):
-        return Pair(reference=reference, times=times)
-    return Pair(reference=reference, times=times, design=design, design_times=theirs)
-
-
-def predictions(results: Results) -> tuple[Prediction, ...]:
-    """Return every network of the results that was both predicted and measured.
-
-    Args:
-        results: what is reported.
-    """
-    rows = [("calibration", "", each.name, each) for table in results.tables for each in table.calibration]
-    found = [
-        Prediction(kind=kind, key=key, name=name, predicted_ms=each.predicted_ms, measured_ms=each.measured_ms)
-        for kind, key, name, each in rows
-    ]
-    named = [("design", f"d{i}", row) for i, point in enumerate(results.points) for row in point.rows]
-    named += [("reference", f"r{j}", reference.row) for j, reference in enumerate(results.references)]
-    for kind, key, row in named:
-        if row.predicted_ms is not None and row.measured_ms is not None:
-            pair = Prediction(
-                kind=kind, key=key, name=row.name, predicted_ms=row.predicted_ms, measured_ms=row.measured_ms
-            )
-            found.append(pair)
-    return tuple(found)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Panel:
-    """One limit's price along the designs.
-
-    Args:
-        title: the limit.
-        unit: what one more of it is.
-        along: what the x axis holds.
-        values: design, place on the x axis, objective per unit (0 where the limit does not bind).
-    """
-
-    title: str
-    unit: str
-    along: str
-    values: tuple[tuple[Design, float, float], ...]
-
-
-def prices(found: Sequence[Design]) -> tuple[Panel, ...]:
-    """Return what one more unit of each limit would buy, along the designs; limits that never bind are left out.
-
-    Args:
-        found: the designs.
-    """
-    along, place = _axis(found)
-    priced = _priced(found)
-    several = sum(table_of(limit) is not None for limit, _ in priced) > 1
-    panels = []
-    for limit, unit in priced:
-        values = tuple(
-            (design, x, _price(design.solution.prices, limit))
-            for design in found
-            if (x := place(design)) is not None and design.solution.prices
-        )
-        panels.append(Panel(title=_limit_title(limit, several=several), unit=unit, along=along, values=values))
-    return tuple(panels[:MOST_PANELS])
-
-
-def _priced(found: Sequence[Design]) -> list[tuple[str, str]]:
-    """Return the limits whose prices are drawn, latencies first, with the step of each price."""
-    order = ["", *limits.QUANTITIES]
-    binding = {
-        (name, price.unit)
-        for design in found
-        for price in design.solution.prices
-        if price.binding and (name := _limited(price.limit)) is not None
-    }
-    return sorted(binding, key=lambda item: (order.index("" if table_of(item[0]) else item[0]), item[0]))
-
-
-def _limited(limit: str) -> str | None:
-    """Return the limit that a price is about (rho has one at every scale), None for a rule of the space."""
-    try:
-        return limits.quantity(limit).name
-    except ConfigError:
-        return None
-
-
-def _limit_title(limit: str, *, several: bool) -> str:
-    return limits.quantity(limit).title if several or table_of(limit) is None else "latency"
-
-
-def _price(found: Sequence[Price], limit: str) -> float:
-    """Return a limit's price; rho counts at its dearest scale."""
-    matching = [price.objective_per_unit for price in found if _limited(price.limit) == limit and price.binding]
-    return max(matching, default=0.0)
-
-
-def _axis(found: Sequence[Design]) -> tuple[str, Callable[[Design], float | None]]:
-    """Return what differs most between designs and how to read it: the first budget, rho_0, or the MACs."""
-    budgets = {_budget_ms(design) for design in found}
-    rhos = {design.rho_limit for design in found}
-    if len(budgets) > 1 and None not in budgets:
-        return "latency budget in ms", _budget_ms
-    if len(rhos) > 1 and None not in rhos:
-        return "rho_0", lambda design: design.rho_limit
-    return "GMACs", lambda design: design.macs / 1e9
-
-
-def _budget_ms(design: Design) -> float | None:
-    values = design.solution.evaluation.latency if design.solution.evaluation is not None else ()
-    return values[0].budget_ms if values else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -433,8 +243,8 @@ def first_latency_ms(design: Design) -> float:
     Args:
         design: the design.
     """
-    values = design.solution.evaluation.latency if design.solution.evaluation is not None else ()
-    return design.times(values[0].table).middle if values else float("nan")
+    values = design.evaluation.latency
+    return design.times(values[0].table).middle if values else math.nan
 
 
 SHAPES = (
@@ -446,16 +256,16 @@ SHAPES = (
 )
 
 
-def at_equal_latency(found: Sequence[Design]) -> list[list[Design]]:
+def at_equal_latency(shown: Sequence[Design]) -> list[list[Design]]:
     """Return the designs in families that share every budget, so that only rho_0 differs.
 
     Args:
-        found: designs with a limit on rho.
+        shown: designs with a limit on rho.
     """
     families: dict[tuple[float | None, ...], list[Design]] = {}
-    for design in found:
-        values = design.solution.evaluation.latency if design.solution.evaluation is not None else ()
-        families.setdefault(tuple(value.budget_ms for value in values), []).append(design)
+    for design in shown:
+        budgets = tuple(value.budget_ms for value in design.evaluation.latency)
+        families.setdefault(budgets, []).append(design)
     return list(families.values())
 
 

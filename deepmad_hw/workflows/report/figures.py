@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import BboxBase
 
 from deepmad_hw.files.atomic import write_atomically
-from deepmad_hw.workflows.report import facts
+from deepmad_hw.workflows.report import comparison, facts, prices
 from deepmad_hw.workflows.report.facts import Design
 from deepmad_hw.workflows.results.results import Results, Row
 
@@ -337,7 +337,7 @@ def _bar(axes: Axes, time: facts.Times, y: float, colour: str) -> None:
 
 
 def _accuracy(results: Results) -> Figure | None:
-    pairs = facts.predictions(results)
+    pairs = comparison.predictions(results)
     if not pairs:
         return None
     figure, (left, right) = new_axes(8.4, 3.9, 2)
@@ -385,7 +385,7 @@ def _accuracy(results: Results) -> Figure | None:
 
 
 def _prices(designs: Sequence[Design]) -> Figure | None:
-    panels = facts.prices(designs)
+    panels = prices.prices(designs)
     if len(designs) < 2 or not panels:
         return None
     figure, found = new_axes(PANEL_WIDTHS_IN[len(panels) - 1], 3.2, len(panels))

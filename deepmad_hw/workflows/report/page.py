@@ -17,7 +17,7 @@ from deepmad_hw import units
 from deepmad_hw.errors import ConfigError, StorageError
 from deepmad_hw.files.atomic import write_atomically
 from deepmad_hw.problem.solution import Price
-from deepmad_hw.workflows.report import drawing, facts, figures
+from deepmad_hw.workflows.report import comparison, drawing, facts, figures, prices
 from deepmad_hw.workflows.report.facts import Design
 from deepmad_hw.workflows.report.figures import Plot
 from deepmad_hw.workflows.report.inline import inline_svg
@@ -107,7 +107,8 @@ def page(results: Results, drawn: Sequence[Plot] | None = None) -> str:
         references=results.references,
         references_measured=any(reference.row.measured_ms for reference in results.references),
         published=[reference for reference in results.references if reference.top1_percent is not None],
-        comparison=facts.comparison(results),
+        comparison=comparison.comparison(results),
+        near=comparison.NEAR,
         drift=_drift(results),
         health=health,
         families=[family for family in facts.at_equal_latency(_limited(designs)) if len(family) > 1],
@@ -141,7 +142,7 @@ def _charts(results: Results, designs: Sequence[Design], drawn: Sequence[Plot]) 
             pareto.append({"table": table, "svg": svg, "measured": any(measured), "predicted": not all(measured)})
     return {
         "pareto": pareto,
-        "price_panels": len(facts.prices(designs)),
+        "price_panels": len(prices.prices(designs)),
         **{name: elements.get(name) for name in ("accuracy", "prices", "rho")},
     }
 
@@ -160,8 +161,8 @@ def _cards(results: Results, designs: Sequence[Design]) -> list[tuple[str, str, 
         cards.append((name, f"{times} ms", "measured median" if measured else "predicted"))
     if designs:
         objectives = _range([design.objective for design in designs])
-        worths = {design.solution.evaluation.worth is None for design in designs if design.solution.evaluation}
-        unit = next((each.solution.evaluation.unit for each in designs if each.solution.evaluation), "")
+        worths = {design.evaluation.worth is None for design in designs}
+        unit = designs[0].evaluation.unit
         if unit:
             cards.append(("Calibrated objective", f"{objectives} {unit}", "a prediction; nothing was trained for it"))
         else:
@@ -202,8 +203,7 @@ def _title(name: str) -> str:
 
 
 def _told(design: Design) -> str:
-    evaluation = design.solution.evaluation
-    latencies = "" if evaluation is None else ", ".join(_ms(design.times(v.table).middle) for v in evaluation.latency)
+    latencies = ", ".join(_ms(design.times(value.table).middle) for value in design.evaluation.latency)
     return _text(f"{design.name}: objective {design.objective:,.0f}" + (f", latency {latencies}" if latencies else ""))
 
 

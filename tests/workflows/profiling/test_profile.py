@@ -13,18 +13,16 @@ from deepmad_hw.network import costs, reference
 from deepmad_hw.network.expand import expand
 from deepmad_hw.problem import sampling
 from deepmad_hw.problem.space import Space, StageSpace
-from deepmad_hw.workflows.profiling import profile as profiles
-from deepmad_hw.workflows.profiling.profile import (
+from deepmad_hw.workflows.profiling import choice
+from deepmad_hw.workflows.profiling.choice import (
     MAX_OPERATION_PROBES,
     MIN_OPERATION_PROBES,
     ProfileRequest,
     choose,
     choose_operations,
-    pack,
     preview,
-    profile,
-    table_name,
 )
+from deepmad_hw.workflows.profiling.profile import pack, profile, table_name
 from deepmad_hw.workflows.tables.tables import check_table, load_model
 from profilers import run, samples
 from profilers.plan import LAYERS, NETWORK, read_plan
@@ -111,7 +109,7 @@ def test_other_operations_take_a_share_of_longer_profiles(tmp_path, monkeypatch)
 
 
 def test_other_operations_are_measured_with_the_layers_and_their_laws_predict_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(profiles, "OPERATION_SHARE", 1.2)
+    monkeypatch.setattr(choice, "OPERATION_SHARE", 1.2)
     chosen = choose_operations(replace(REQUEST, minutes=0.25))
     found = preview(replace(REQUEST, minutes=0.25))
     planned = {node.spec for probe in chosen for node in operations(probe)}
