@@ -41,7 +41,7 @@ run of [`trial`](trial.md) on 50,000 images of 32 x 32 pixels, with every number
 
 ## What the trainings say
 
-![Validation accuracy against measured latency](evidence-cifar10-accuracy.svg)
+![Validation accuracy against measured latency](cifar10-accuracy.svg)
 
 {ranked}
 
@@ -51,7 +51,10 @@ run of [`trial`](trial.md) on 50,000 images of 32 x 32 pixels, with every number
 
 {rules}
 
-![What a standard deviation of each feature is worth](evidence-cifar10-weights.svg)
+![Accuracy against the calibrated objective (on the networks that it was fitted to), DeepMAD's and
+rho](cifar10-rules.svg)
+
+![What a standard deviation of each feature is worth](cifar10-weights.svg)
 
 {sentence}
 
@@ -96,7 +99,7 @@ def write(results, out):
         comparison = accuracy.compare(population, seed=trial.settings.seed)
         checked = "It has not begun." if check is None else _check(results, folder, check, trial)
     for plot in trial_figures.plots(trained, population, objective):
-        out.with_name(f"{out.stem}-{plot.name}.svg").write_bytes(figures.as_svg(plot))
+        out.with_name(f"cifar10-{plot.name}.svg").write_bytes(figures.as_svg(plot))
     budget_ms = json.loads((results / "problem.json").read_text())["limits"]["latency"][0]["budget_ms"]
     settings, recipe = trial.settings, trial.settings.recipe
     out.write_text(

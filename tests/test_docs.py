@@ -86,6 +86,7 @@ ELSEWHERE = {
     "docs/runtimes-on-cpu.md": "written by the command that it names",
     "docs/accuracy.md": "written by the commands that it names",
     "docs/evidence.md": "written by the commands that it names",
+    "docs/evidence-cifar10.md": "written by the commands that it names",
     "docs/training.md": "tests/examples runs them",
     "docs/nvidia-gpu.md": "needs an NVIDIA GPU",
     "docs/reference/cli.md": "made from the program itself",
