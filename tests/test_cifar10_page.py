@@ -1,4 +1,4 @@
-"""The page on CIFAR-10 is what its generator writes from the stored results, and the claims elsewhere are its figures."""
+"""The page on CIFAR-10 is what its generator writes from the stored results, and the README repeats its figures."""
 
 import json
 import re
