@@ -187,8 +187,10 @@ def test_after_a_kill_the_same_command_writes_everything(disk, name):
 # What opens files for writing by itself, and why that is as good.
 OWN_WAYS = {
     "atomic.py": "the one way",
+    "jobs.py": "lines added to a packed training's results, each synced",
     "onnx_inputs.py": "into memory",
     "solvers.py": "the solver's log, in a temporary folder",
+    "trainer.py": "runs without this package: a part is written, synced and renamed",
 }
 
 

@@ -23,7 +23,7 @@ READERS = {
     "design": ("design", "{config}", "--latency", "{table}=like:{folder}"),
     "sweep": ("sweep", "{config}", "--latency", "{table}=like:{folder},40ms", "--out", "{out}"),
 }
-NOT_READERS = {"calibrate", "quickstart", "doctor", "profile", "table", "report"}  # `report`: see below
+NOT_READERS = {"calibrate", "quickstart", "doctor", "profile", "table", "report", "trial"}  # `report`: see below
 HOLDS = {
     "infeasible": "holds no design: its limits cannot be met (macs needs at least ",
     "failed": "holds no design: none was found (the time was up); solve again with a longer --time-limit",
