@@ -165,7 +165,11 @@ def _compared(plan: Plan, results: Results, folder: Path, beside: Sequence[str])
     table = next(iter(table_paths(plan).values()))
     with output.progress("measuring in turns") as steps:
         found = compared(
-            results, table, networks=tuple(beside) or NETWORKS, on_tick=lambda tick: show_tick(steps, tick)
+            results,
+            table,
+            networks=tuple(beside) or NETWORKS,
+            objective=plan.objective,
+            on_tick=lambda tick: show_tick(steps, tick),
         )
     write_results(folder, found)
     return found
@@ -205,6 +209,9 @@ def show(results: Results) -> None:
 
 
 def _show_measured(results: Results) -> None:
+    from deepmad_hw.workflows.results.results import is_deepmads, objective_label
+
+    deepmads = is_deepmads(results)
     rows = [
         *((row, point.solution.objective) for point in results.points for row in point.rows),
         *((reference.row, reference.objective) for reference in results.references),
@@ -213,17 +220,43 @@ def _show_measured(results: Results) -> None:
         (
             row.name,
             *("" if value is None else f"{value:.2f}" for value in (row.measured_ms, row.p99_ms, row.predicted_ms)),
-            "" if objective is None else f"{objective:,.1f}",
+            _objective(objective, deepmads=deepmads),
         )
         for row, objective in rows
     ]
-    output.table(("network", "measured ms", "p99", "predicted ms", "objective"), cells, numbers=range(1, 5))
+    columns = ("network", "measured ms", "p99", "predicted ms", objective_label(results))
+    output.table(columns, cells, numbers=range(1, 5))
     for row, _ in rows:
         if row.reason:
             output.answer(f"note: {row.name} {row.reason}")
-    output.answer("note: objectives are no accuracies, and compare at equal rho only")
-    for note in answers.penalties((each.row.name, each.score, each.penalty) for each in results.references):
+    notes = _notes(results) if deepmads else _notes_on_own_objective(results)
+    for note in notes:
         output.answer(note)
+
+
+def _objective(value: float | None, *, deepmads: bool) -> str:
+    if deepmads:
+        return "" if value is None else f"{value:,.1f}"
+    return "-" if value is None else units.format_objective(value)
+
+
+def _notes(results: Results) -> list[str]:
+    penalties = answers.penalties((each.row.name, each.score, each.penalty) for each in results.references)
+    return ["note: objectives are no accuracies, and compare at equal rho only", *penalties]
+
+
+def _notes_on_own_objective(results: Results) -> list[str]:
+    """Return how objectives other than DeepMAD's are to be read beside reference networks."""
+    from deepmad_hw.workflows.results.results import objective_unit, told_objective
+
+    unit = objective_unit(results)
+    notes = [
+        f"note: objectives are predicted {unit}, not measured ones" if unit else "note: objectives are no accuracies"
+    ]
+    if any(each.objective is None for each in results.references):
+        notes.append("note: '-': the designs' objective says nothing of networks of that kind")
+    told = {each.row.name: told_objective(each) for each in results.references}
+    return [*notes, *(f"note: {name}: {text}" for name, text in told.items() if text is not None)]
 
 
 def _cells(point: Point) -> tuple[str, ...]:

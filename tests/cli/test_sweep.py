@@ -1,5 +1,6 @@
 """``deepmad-hw sweep`` as a user calls it."""
 
+import functools
 import itertools
 import json
 import shlex
@@ -8,11 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import near_resnet18
 import pytest
 
 from deepmad_hw.cli import sweep
+from deepmad_hw.formats import serde
+from deepmad_hw.problem import check
 from deepmad_hw.workflows import executors
-from deepmad_hw.workflows.results.results import Results, Row, results_to_json
+from deepmad_hw.workflows.bench import compare
+from deepmad_hw.workflows.results.results import Point, Results, Row, results_to_json
 from deepmad_hw.workflows.results.results_folder import described, load_results
 
 TABLE = Path(__file__).parents[2] / "latency_tables" / "amd-epyc-25-17-1-2cores" / "onnxruntime-fp32-b1-t1.csv"
@@ -256,3 +261,45 @@ def test_a_reference_whose_depth_penalty_dwarfs_its_score_shows_both(capsys):
     small, large = results_to_json(results)["comparison"]
     assert small["score"] - small["penalty"] == pytest.approx(small["objective"])
     assert (round(large["score"]), round(large["penalty"])) == (34_909, 220_265)
+
+
+def test_networks_beside_calibrated_designs_have_the_same_points_or_none(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "compared", functools.partial(compare.compared, measure=near_resnet18.measure))
+    (tmp_path / "run.yaml").write_text(near_resnet18.RUN_FILE)
+    serde.write_objective(tmp_path / "objective.json", near_resnet18.OBJECTIVE)
+    words = ("--latency", f"{TABLE}=60ms", "--objective", tmp_path / "objective.json", "--method", "fast", "--jobs", 1)
+    others = itertools.chain.from_iterable(("--beside", name) for name in ("resnet18", "resnet34", "resnet50"))
+    ran = run("sweep", tmp_path / "run.yaml", *words, *others, "--out", tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    data = json.loads(ran.out)
+    own = check.evaluate(near_resnet18.RESNET18, objective=near_resnet18.OBJECTIVE).objective
+    first, second, third = data["comparison"]
+    assert (first["objective"], first["worth"]["unit"]) == (own, data["points"][0]["worth"]["unit"])
+    assert own < second["objective"] < 100
+    assert (third["objective"], "worth" in third) == (None, False)
+    assert third["rho"] > 0
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["comparison"] == data["comparison"]
+    sweep.show(load_results(tmp_path / "out"))
+    header, last, lines = beside(capsys.readouterr().out)
+    assert header == "objective in accuracy points"
+    assert last == {"resnet18": f"{own:.5g}", "resnet34": f"{second['objective']:.5g}", "resnet50": "-"}
+    assert "note: resnet34: farther out than every network that the objective was fitted to" in lines
+    assert not [line for line in lines if "depth penalty" in line or "equal rho" in line]
+
+
+def test_networks_beside_deepmads_designs_have_deepmads_objective(capsys):
+    references = tuple(described(Row(name=name, measured_ms=9.0)) for name in ("resnet18", "regnet_y_400mf"))
+    points = (Point(name="5ms", solution=near_resnet18.solution(None)),)
+    sweep.show(Results(name="near", points=points, references=references))
+    header, last, lines = beside(capsys.readouterr().out)
+    assert header == "objective"
+    assert last == {"resnet18": f"{references[0].objective:,.1f}", "regnet_y_400mf": "9.00"}  # the time: it has none
+    assert "note: objectives are no accuracies, and compare at equal rho only" in lines
+
+
+def beside(out):
+    """Return the header of the objective beside measured networks, the last word of each network, and all lines."""
+    lines = out.splitlines()
+    header = next(line for line in lines if line.startswith("network"))
+    last = {line.split()[0]: line.split()[-1] for line in lines if line.startswith(("resnet", "regnet"))}
+    return header.split("  ")[-1].strip(), last, lines

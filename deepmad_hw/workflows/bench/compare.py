@@ -8,10 +8,11 @@ from pathlib import Path
 
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.network import released
+from deepmad_hw.problem.objective import Objective
 from deepmad_hw.workflows.bench.bench import SECONDS_PER_NETWORK, BenchRow, Subject, bench, of_graph, subject
 from deepmad_hw.workflows.bench.rows import row_of
 from deepmad_hw.workflows.networks.networks import from_architecture
-from deepmad_hw.workflows.results.results import Reference, Results
+from deepmad_hw.workflows.results.results import Reference, Results, comparable
 from deepmad_hw.workflows.results.results_folder import described
 from deepmad_hw.workflows.tables.tables import load_table
 from profilers.run import Tick
@@ -36,6 +37,7 @@ def compared(
     table: Path,
     *,
     networks: Sequence[str | Path] = NETWORKS,
+    objective: Objective | None = None,
     seconds_per_network: float = SECONDS_PER_NETWORK,
     measure: Bench = bench,
     on_tick: Callable[[Tick], None] = lambda tick: None,
@@ -46,6 +48,7 @@ def compared(
         results: the designs.
         table: of this machine; its runtime and settings are used, and it predicts.
         networks: names, design folders or ONNX files to measure beside them.
+        objective: what the designs maximise, None for DeepMAD's; networks that it says nothing of have none.
         seconds_per_network: measuring time.
         measure: times networks; as `bench`.
         on_tick: told after each unit.
@@ -72,10 +75,10 @@ def compared(
         else point
         for point in results.points
     )
-    measured = [_with_accuracy(described(told[other.name])) for other in others]
+    measured = [_with_accuracy(described(told[other.name], objective=objective)) for other in others]
     known = {reference.row.name for reference in measured}
     kept = tuple(reference for reference in results.references if reference.row.name not in known)
-    return replace(results, points=points, references=(*kept, *measured))
+    return comparable(replace(results, points=points, references=(*kept, *measured)))
 
 
 def _with_accuracy(found: Reference) -> Reference:

@@ -25,7 +25,7 @@ from matplotlib.transforms import BboxBase
 from deepmad_hw.files.atomic import write_atomically
 from deepmad_hw.workflows.report import comparison, facts, prices
 from deepmad_hw.workflows.report.facts import Design
-from deepmad_hw.workflows.results.results import Results, Row
+from deepmad_hw.workflows.results.results import Results, Row, is_deepmads, objective_label, objective_unit
 
 # Colours of paper; `inline` swaps each for a variable that also knows the dark page. Series are Okabe and Ito's hues,
 # told apart by people who see colours differently, darkened until each has a contrast of 4.5 on white.
@@ -291,8 +291,10 @@ def _pareto(results: Results, designs: Sequence[Design], table: str) -> Figure |
     ]
     _scale(axes.xaxis, xs, facts.number)
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set(xlabel="latency in ms", ylabel="DeepMAD objective")
+    shown_as = facts.number if objective_unit(results) else "{:,.0f}".format
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown_as(value)))
+    named = "DeepMAD objective" if is_deepmads(results) else label(objective_label(results))
+    axes.set(xlabel="latency in ms", ylabel=named)
     axes.margins(y=0.12)
     axes.legend(loc="best", fontsize=8.5, handletextpad=0.2)
     _untangle(figure, names)

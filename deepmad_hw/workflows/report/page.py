@@ -23,7 +23,15 @@ from deepmad_hw.workflows.report.figures import Plot
 from deepmad_hw.workflows.report.inline import inline_svg
 from deepmad_hw.workflows.report.template import environment, printable, render, resource
 from deepmad_hw.workflows.report.trial_page import trial_page
-from deepmad_hw.workflows.results.results import Reference, Results, TableHealth, told_penalty
+from deepmad_hw.workflows.results.results import (
+    Reference,
+    Results,
+    TableHealth,
+    is_deepmads,
+    objective_label,
+    objective_unit,
+    told_objective,
+)
 from deepmad_hw.workflows.results.results_folder import load_results
 from deepmad_hw.workflows.trial.records import TRIAL_FILE
 
@@ -98,7 +106,10 @@ def page(results: Results, drawn: Sequence[Plot] | None = None) -> str:
     return render(
         "report.html.jinja",
         results=results,
-        told_penalty=told_penalty,
+        told_objective=told_objective,
+        objective_label=objective_label(results),
+        objective_unit=objective_unit(results),
+        deepmads=is_deepmads(results),
         designs=designs,
         unsolved=[point for point in results.points if point.solution.evaluation is None],
         best=max(designs, key=lambda design: design.objective, default=None),
@@ -161,12 +172,11 @@ def _cards(results: Results, designs: Sequence[Design]) -> list[tuple[str, str, 
         cards.append((name, f"{times} ms", "measured median" if measured else "predicted"))
     if designs:
         objectives = _range([design.objective for design in designs])
-        worths = {design.evaluation.worth is None for design in designs}
-        unit = designs[0].evaluation.unit
+        unit = objective_unit(results)
         if unit:
             cards.append(("Calibrated objective", f"{objectives} {unit}", "a prediction; nothing was trained for it"))
         else:
-            name = "DeepMAD objective" if worths == {True} else "Objective"
+            name = "DeepMAD objective" if is_deepmads(results) else "Objective"
             cards.append((name, objectives, "no accuracy; compares at equal rho only"))
         gaps = [design.solution.gap for design in designs if design.solution.gap is not None]
         if gaps:
@@ -204,14 +214,20 @@ def _title(name: str) -> str:
 
 def _told(design: Design) -> str:
     latencies = ", ".join(_ms(design.times(value.table).middle) for value in design.evaluation.latency)
-    return _text(f"{design.name}: objective {design.objective:,.0f}" + (f", latency {latencies}" if latencies else ""))
+    objective = _objective(design.objective, design.evaluation.unit)
+    return _text(f"{design.name}: {objective}" + (f", latency {latencies}" if latencies else ""))
 
 
 def _told_reference(reference: Reference) -> str:
     times = facts.times_of(reference.row)
     latency = "" if times is None else f", latency {_ms(times.middle)}"
-    objective = "" if reference.objective is None else f": objective {reference.objective:,.0f}"
+    unit = "" if reference.worth is None else reference.worth.unit
+    objective = "" if reference.objective is None else f": {_objective(reference.objective, unit)}"
     return _text(f"{reference.row.name}{objective}{latency}")
+
+
+def _objective(value: float, unit: str) -> str:
+    return f"objective {units.format_objective(value)} {unit}" if unit else f"objective {value:,.0f}"
 
 
 def _text(value: str) -> str:

@@ -11,7 +11,7 @@ Schema history (`SCHEMA`):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from deepmad_hw.files.jsonfile import Json, Place, plain, read_json, record, req
 from deepmad_hw.formats import serde
 from deepmad_hw.latency.measurement import Environment
 from deepmad_hw.problem.problem import Limits
-from deepmad_hw.problem.solution import Solution
+from deepmad_hw.problem.solution import Solution, Worth
 from deepmad_hw.workflows.results.folders import SWEEP_FILE
 
 SCHEMA = 1
@@ -82,7 +82,7 @@ class Reference:
 
     Args:
         row: its prediction and measurement.
-        objective: DeepMAD's, in this project's own layers, or None where it is not defined.
+        objective: the designs' own, in this project's layers, or None where it is not defined.
         score: its entropy score, or None.
         penalty: what uneven depths take off the score, or None.
         rho: largest effectiveness, or None.
@@ -91,6 +91,7 @@ class Reference:
         memory_bytes: peak activation memory at fp32, or None.
         top1_percent: published ImageNet-1k accuracy, or None. Never of a network that was not trained.
         top1_source: who published it.
+        worth: what the objective is made of, None for DeepMAD's.
     """
 
     row: Row
@@ -103,6 +104,7 @@ class Reference:
     memory_bytes: int | None = None
     top1_percent: float | None = None
     top1_source: str | None = None
+    worth: Worth | None = field(default=None, metadata={"left_out": None})
 
     def __post_init__(self) -> None:
         """Refuse an accuracy without its source."""
@@ -120,6 +122,19 @@ def told_penalty(score: float | None, penalty: float | None) -> str | None:
     if score is None or penalty is None or penalty <= TOLD_PENALTY_SHARE * score:
         return None
     return f"score {score:,.0f}, depth penalty {penalty:,.0f}"
+
+
+def told_objective(reference: Reference) -> str | None:
+    """Return what to know of a reference network's objective, None where it needs no remark.
+
+    Args:
+        reference: the network.
+    """
+    if reference.objective is None:
+        return None
+    if reference.worth is None:
+        return told_penalty(reference.score, reference.penalty)
+    return "farther out than every network that the objective was fitted to" if reference.worth.extrapolates else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,6 +267,63 @@ class Results:
                 raise ConfigError("two points of one name", where=name)
 
 
+def objective_unit(results: Results) -> str:
+    """Return the unit of a calibrated objective of the designs, nothing for a formula or without a design.
+
+    Args:
+        results: the designs.
+    """
+    return next((worth.unit for worth in _worths(results) if worth is not None), "")
+
+
+def objective_label(results: Results) -> str:
+    """Return what a column or an axis of the designs' objective is called.
+
+    Args:
+        results: the designs.
+    """
+    unit = objective_unit(results)
+    return f"objective in {unit}" if unit else "objective"
+
+
+def is_deepmads(results: Results) -> bool:
+    """Return whether DeepMAD's objective is that of every design.
+
+    Args:
+        results: the designs.
+    """
+    return all(worth is None for worth in _worths(results))
+
+
+def comparable(results: Results) -> Results:
+    """Return results whose references have an objective only where it is the one of all designs.
+
+    Points of a calibrated objective and entropies are not one scale; files from before references had the designs'
+    objective hold DeepMAD's.
+
+    Args:
+        results: designs and references.
+    """
+    kinds = {_kind(worth) for worth in _worths(results)}
+    if not kinds:
+        return results
+    return replace(
+        results,
+        references=tuple(
+            each if kinds == {_kind(each.worth)} else replace(each, objective=None, worth=None)
+            for each in results.references
+        ),
+    )
+
+
+def _worths(results: Results) -> list[Worth | None]:
+    return [point.solution.evaluation.worth for point in results.points if point.solution.evaluation is not None]
+
+
+def _kind(worth: Worth | None) -> str | None:
+    return None if worth is None else worth.unit
+
+
 def write_results(folder: Path, results: Results) -> None:
     """Write ``sweep.json``, whole or not at all.
 
@@ -318,12 +390,13 @@ def measured_to_json(measured: Mapping[str, Sequence[Row]], *, references: Seque
     return {
         "schema": SCHEMA,
         "measured": [{"point": name, **plain(row)} for name, rows in measured.items() for row in rows],
-        "comparison": [{**plain(reference.row), **_reference_facts(reference)} for reference in references],
+        "comparison": [_reference_to_json(reference) for reference in references],
     }
 
 
-def _reference_facts(reference: Reference) -> Json:
-    return {key: getattr(reference, key) for key in _REFERENCE_KEYS}
+def _reference_to_json(reference: Reference) -> Json:
+    facts: Json = plain(reference)
+    return {**facts.pop("row"), **facts}
 
 
 _REFERENCE_KEYS = tuple(field.name for field in fields(Reference) if field.name != "row")

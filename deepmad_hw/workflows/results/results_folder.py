@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepmad_hw import __version__, units
-from deepmad_hw.errors import DeepmadError, InputFileError
+from deepmad_hw.errors import ConfigError, DeepmadError, InputFileError
 from deepmad_hw.files.jsonfile import Json, Place, parse_json, read_json, typed, write_json
 from deepmad_hw.formats import serde
 from deepmad_hw.formats.serde import ProblemFile, TableReference
@@ -20,7 +20,8 @@ from deepmad_hw.network import costs, reference, reference_designs, released
 from deepmad_hw.network.architecture import Architecture
 from deepmad_hw.network.expand import expand
 from deepmad_hw.network.layer import Graph
-from deepmad_hw.problem import check
+from deepmad_hw.problem import check, entropy
+from deepmad_hw.problem.objective import Objective, require_fit
 from deepmad_hw.problem.solution import Solution
 from deepmad_hw.workflows.results.folders import DESIGN_FILE, PROBLEM_FILE, QUICKSTART_DESIGN, SWEEP_FILE, reason
 from deepmad_hw.workflows.results.loop_file import read_loop
@@ -32,6 +33,8 @@ from deepmad_hw.workflows.results.results import (
     Results,
     Row,
     TableHealth,
+    comparable,
+    is_deepmads,
     measured_from_json,
     measured_to_json,
     read_results,
@@ -65,15 +68,32 @@ def load_results(folder: Path, *, bench: Path | None = None) -> Results:
             where=str(folder),
             hint="give a folder that 'sweep --out', 'design --out' or 'quickstart' wrote",
         )
-    return results if bench is None else with_bench(results, bench)
+    if bench is not None:
+        results = with_bench(results, bench, objective=_objective(folder, results))
+    return comparable(results)
 
 
-def with_bench(results: Results, path: Path) -> Results:
+def _objective(folder: Path, results: Results) -> Objective | None:
+    """Return what all designs of a folder maximise, None for DeepMAD's objective and for different ones."""
+    if is_deepmads(results):
+        return None
+    inside = folder.resolve()
+    files = {(inside / (point.folder or ".") / PROBLEM_FILE).resolve() for point in results.points}
+    found = [
+        serde.read_problem(file).problem.objective
+        for file in sorted(files)
+        if file.is_relative_to(inside) and file.is_file()
+    ]
+    return found[0] if found and found.count(found[0]) == len(found) else None
+
+
+def with_bench(results: Results, path: Path, *, objective: Objective | None = None) -> Results:
     """Return results with the rows of a bench: those named as a point are its own, others are references.
 
     Args:
         results: the designs.
         path: what ``bench --json`` printed.
+        objective: what the designs maximise, None for DeepMAD's.
 
     Raises:
         InputFileError: the file holds no rows of a bench.
@@ -85,7 +105,9 @@ def with_bench(results: Results, path: Path) -> Results:
         replace(point, rows=(*point.rows, *(row for row, _, _ in items if row.name == point.name)))
         for point in results.points
     )
-    others = (_completed(reference_from_json(item, place)) for row, item, place in items if row.name not in names)
+    others = (
+        _completed(reference_from_json(item, place), objective) for row, item, place in items if row.name not in names
+    )
     return replace(results, points=points, references=(*results.references, *others))
 
 
@@ -113,16 +135,18 @@ def write_measured(folder: Path, rows: Sequence[Row], references: Sequence[Refer
     write_json(folder / MEASURED_FILE, measured_to_json({point: tuple(rows)}, references=references))
 
 
-def described(row: Row) -> Reference:
-    """Return a reference network with its costs, and with DeepMAD's objective where its layers have one.
+def described(row: Row, *, objective: Objective | None = None) -> Reference:
+    """Return a reference network with its costs, and with an objective where its layers have one.
 
     Args:
         row: its prediction and measurement; a name that is no reference network's leaves the rest open.
+        objective: what the designs beside it maximise, None for DeepMAD's; one that speaks of other networks, such as
+            those of another family, says nothing of this one.
     """
-    return _completed(Reference(row=row))
+    return _completed(Reference(row=row), objective)
 
 
-def _completed(found: Reference) -> Reference:
+def _completed(found: Reference, objective: Objective | None) -> Reference:
     name = found.row.name
     network: Architecture | Graph
     own: Architecture | None
@@ -139,14 +163,26 @@ def _completed(found: Reference) -> Reference:
     )
     if own is None:
         return counted
-    evaluation = check.evaluate(own)
+    fits = objective is None or _fits(objective, own)
+    evaluation = check.evaluate(own, objective=objective if fits else None)
     return replace(
         counted,
-        objective=evaluation.objective,
+        objective=evaluation.objective if fits else None,
         score=evaluation.score,
         penalty=evaluation.penalty,
         rho=evaluation.max_rho,
+        worth=evaluation.worth,
     )
+
+
+def _fits(objective: Objective, network: Architecture) -> bool:
+    """Return whether an objective speaks of networks like one."""
+    scales = len(entropy.scales(network))
+    try:
+        require_fit(objective, family=network.family, stages=len(network.stages), scales=scales)
+    except ConfigError:
+        return False
+    return True
 
 
 def _designed(folder: Path, *, measured: Path) -> Results:

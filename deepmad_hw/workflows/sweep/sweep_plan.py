@@ -18,6 +18,7 @@ from pathlib import Path
 
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.problem.limits import QUANTITIES
+from deepmad_hw.problem.objective import Objective
 from deepmad_hw.problem.problem import Limits
 from deepmad_hw.problem.settings import Settings
 from deepmad_hw.workflows.design.design import Question
@@ -71,6 +72,12 @@ class Plan:
         for line in self.lines:
             for smaller, larger in pairwise(line):
                 _require_growth(smaller, larger)
+
+    @property
+    def objective(self) -> Objective | None:
+        """Return what all points maximise, None for DeepMAD's objective and for different ones."""
+        found = [asked.question.problem.objective for asked in self.points]
+        return found[0] if found.count(found[0]) == len(found) else None
 
     @property
     def points(self) -> tuple[Asked, ...]:

@@ -4,11 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import near_resnet18
 import pytest
 
 from deepmad_hw.errors import ConfigError
 from deepmad_hw.files.jsonfile import Place
 from deepmad_hw.latency.measurement import NetworkMeasurement
+from deepmad_hw.problem import check
+from deepmad_hw.problem.objective import Objective
 from deepmad_hw.problem.solution import Solution, Status
 from deepmad_hw.workflows.bench.bench import BenchRow
 from deepmad_hw.workflows.bench.compare import NETWORKS, compared
@@ -16,9 +19,11 @@ from deepmad_hw.workflows.results.results import (
     Point,
     Results,
     Row,
+    comparable,
     reference_from_json,
     results_from_json,
     results_to_json,
+    told_objective,
     told_penalty,
 )
 from deepmad_hw.workflows.results.results_folder import described
@@ -100,6 +105,48 @@ def test_a_penalty_is_told_from_half_the_score_on():
     assert told_penalty(100.0, 50.0) is None
     assert told_penalty(100.0, 50.1) == "score 100, depth penalty 50"
     assert told_penalty(None, 1.0) is None
+
+
+def test_networks_beside_a_calibrated_design_have_its_objective_or_none(measure):
+    results = Results(name="near", points=(Point(name="5ms", solution=near_resnet18.solution()),))
+    found = compared(results, TABLE, objective=near_resnet18.OBJECTIVE, measure=measure)
+    named = {each.row.name: each for each in found.references}
+    worths = {
+        name: check.evaluate(network, objective=near_resnet18.OBJECTIVE).objective
+        for name, network in (("resnet18", near_resnet18.RESNET18), ("resnet34", near_resnet18.RESNET34))
+    }
+    assert worths["resnet18"] == found.points[0].solution.objective < worths["resnet34"] < 100
+    assert {name: each.objective for name, each in named.items() if each.objective is not None} == worths
+    assert {each.worth.unit for each in named.values() if each.worth} == {"accuracy points"}
+    assert named["resnet50"].score > 1000  # entropies are told under their own names
+    assert (told_objective(named["resnet18"]), told_objective(named["resnet50"])) == (None, None)
+    assert told_objective(named["resnet34"]).startswith("farther out than every network")
+    told = {each["name"]: each for each in results_to_json(found)["comparison"]}
+    assert told["resnet50"]["objective"] is None
+    assert "worth" not in told["resnet50"]
+    assert told["resnet34"]["worth"]["unit"] == "accuracy points"
+    assert results_from_json(json.loads(json.dumps(results_to_json(found)))) == found
+
+
+def test_weights_of_ones_own_are_no_calibration_but_an_objective_of_its_own(measure):
+    objective = Objective(scale_weights=(0.0, 0.0, 0.0, 0.0, 1.0))
+    results = Results(name="near", points=(Point(name="5ms", solution=near_resnet18.solution(objective)),))
+    found = compared(results, TABLE, objective=objective, networks=["resnet18", "resnet101"], measure=measure)
+    assert found.references[0].objective == found.points[0].solution.objective
+    assert told_objective(found.references[1]) is None  # its penalty is no part of this objective's score
+
+
+def test_deepmads_objective_is_not_shown_beside_designs_of_another():
+    points = (Point(name="5ms", solution=near_resnet18.solution()),)
+    known = described(Row(name="resnet18"))
+    assert known.objective > 1000
+    (shown,) = comparable(Results(name="near", points=points, references=(known,))).references
+    assert (shown.objective, shown.macs) == (None, known.macs)
+    plain = (Point(name="5ms", solution=near_resnet18.solution(None)),)
+    mixed = Results(name="near", points=(*points, replace(plain[0], name="6ms")), references=(known,))
+    assert comparable(mixed).references[0].objective is None
+    alone = Results(name="near", points=plain, references=(known,))
+    assert comparable(alone) == alone
 
 
 def test_nothing_to_compare_is_said(measure):

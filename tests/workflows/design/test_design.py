@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import near_resnet18
 import pytest
 
 from deepmad_hw.errors import ConfigError, InputFileError, StorageError
@@ -12,8 +13,11 @@ from deepmad_hw.latency.model import predict_ms
 from deepmad_hw.network.reference import get
 from deepmad_hw.problem.problem import LatencyLimit
 from deepmad_hw.problem.solution import Status
-from deepmad_hw.workflows.design.design import design, save_design, with_tables
+from deepmad_hw.workflows.design.design import Question, design, save_design, with_tables
+from deepmad_hw.workflows.results.results_folder import load_results
 from deepmad_hw.workflows.runfile.config import LatencyRequest, Run, load_run, parse_latency
+from deepmad_hw.workflows.sweep.sweep import sweep
+from deepmad_hw.workflows.sweep.sweep_plan import Asked, Plan
 
 
 @pytest.fixture
@@ -115,3 +119,16 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(problem, solution, tmp_
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="the folder cannot be made"):
         save_design(tmp_path / "file" / "out", solution, problem)
+
+
+@pytest.mark.parametrize(("objective", "usual"), [(near_resnet18.OBJECTIVE, 0.05), (None, 0.005)])
+def test_a_gap_that_nobody_gave_is_the_objectives_usual_one_everywhere(objective, usual, tmp_path):
+    problem = near_resnet18.problem(objective)
+    alone = design(problem)
+    assert (alone.status, alone.gap_tolerance) == (Status.CERTIFIED, usual)
+    plan = Plan(name="near", lines=((Asked(name="one", question=Question(problem=problem)),),))
+    assert plan.settings.gap is None
+    (point,) = sweep(plan, tmp_path).points
+    assert point.solution.gap_tolerance == usual
+    (stored,) = load_results(tmp_path).points
+    assert stored.solution.gap_tolerance == usual

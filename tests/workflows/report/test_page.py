@@ -7,13 +7,16 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import near_resnet18
 import pytest
 
+from deepmad_hw import units
 from deepmad_hw.errors import StorageError
 from deepmad_hw.problem.solution import MinimumValue, Solution, Status
+from deepmad_hw.workflows.design.design import save_design
 from deepmad_hw.workflows.report.page import page, report
-from deepmad_hw.workflows.results.results import Point, Results
-from deepmad_hw.workflows.results.results_folder import described
+from deepmad_hw.workflows.results.results import Point, Results, Row
+from deepmad_hw.workflows.results.results_folder import described, load_results, write_measured
 
 LARGEST_PAGE_BYTES = 6_000_000
 
@@ -117,6 +120,25 @@ def test_a_page_tells_score_and_penalty_where_the_penalty_dwarfs_the_score(laten
     deep = described(replace(latency_sweep.references[0].row, name="resnet101"))
     text = page(replace(latency_sweep, references=(deep,)))
     assert text.count("score 34,909, depth penalty 220,265") == 2  # in the table and beside the mark
+
+
+def test_references_beside_a_calibrated_design_stand_in_its_points_or_nowhere(tmp_path):
+    save_design(tmp_path / "one", near_resnet18.solution(), near_resnet18.problem())
+    names = ("resnet18", "resnet34", "resnet50")
+    references = [described(Row(name=name, measured_ms=9.0), objective=near_resnet18.OBJECTIVE) for name in names]
+    write_measured(tmp_path / "one", [Row(name="one", measured_ms=9.0)], references, point="one")
+    text = page(load_results(tmp_path / "one"))
+    assert_harmless(text)
+    section = re.search(r'<section id="comparison">.*?</section>', text, re.DOTALL)[0]
+    assert "<th>objective in accuracy points</th>" in section
+    assert "Objectives are DeepMAD" not in section
+    cells = {name: re.search(rf"<th>{name}</th>.*?</tr>", section, re.DOTALL)[0] for name in names}
+    worths = [units.format_objective(each.objective) for each in references[:2]]
+    assert f"<td>{worths[0]}</td>" in cells["resnet18"]
+    assert f"<td>{worths[1]}<br>" in cells["resnet34"]
+    assert "farther out than every network" in cells["resnet34"]
+    assert "<td>\N{EN DASH}</td><td>0.0" in cells["resnet50"]  # no objective, but a rho
+    assert "entropy score less its depth penalty" not in text
 
 
 def test_a_page_names_every_design_and_reference(latency_sweep):

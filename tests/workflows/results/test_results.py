@@ -5,11 +5,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import near_resnet18
 import pytest
 
 from deepmad_hw.errors import ConfigError, InputFileError
 from deepmad_hw.formats import serde
 from deepmad_hw.latency.measurement import NetworkMeasurement
+from deepmad_hw.problem import check
 from deepmad_hw.workflows.bench.bench import BenchRow
 from deepmad_hw.workflows.bench.rows import row_of
 from deepmad_hw.workflows.design.design import save_design
@@ -113,6 +115,20 @@ def test_a_table_that_is_gone_is_told_and_no_error(solution, problem, table, tmp
     table.unlink()
     (gone,) = load_results(tmp_path / "one").tables
     assert "No such file" in gone.notes[0]
+
+
+def test_rows_of_a_bench_beside_a_calibrated_design_have_its_objective_or_none(tmp_path):
+    save_design(tmp_path / "one", near_resnet18.solution(), near_resnet18.problem())
+    write_measured(tmp_path / "one", [], [described(Row(name="resnet18"))], point="one")  # as files were once written
+    (tmp_path / "bench.json").write_text(json.dumps([{"name": "resnet34"}, {"name": "mobilenet_v2"}]))
+    found = load_results(tmp_path / "one", bench=tmp_path / "bench.json").references
+    own = check.evaluate(near_resnet18.RESNET34, objective=near_resnet18.OBJECTIVE)
+    assert [(each.row.name, each.objective) for each in found] == [
+        ("resnet18", None),
+        ("resnet34", own.objective),
+        ("mobilenet_v2", None),
+    ]
+    assert found[2].rho > 0
 
 
 def test_a_folder_without_results_is_one_line(tmp_path):
