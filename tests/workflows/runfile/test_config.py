@@ -431,7 +431,9 @@ def test_an_unknown_name_is_answered_with_the_nearest_one():
 
 
 def test_a_missing_file_is_answered_with_the_named_problems():
-    with pytest.raises(ConfigError, match=r"^nowhere/run\.yaml: no such file; named problems: cifar10, deepmad-29m-224, "):
+    with pytest.raises(
+        ConfigError, match=r"^nowhere/run\.yaml: no such file; named problems: cifar10, deepmad-29m-224, "
+    ):
         load_problem("nowhere/run.yaml")
 
 
